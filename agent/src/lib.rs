@@ -1,0 +1,15 @@
+//! Holdfast: an edge telemetry agent that loses nothing it acknowledged.
+
+pub mod backoff;
+pub mod clock;
+pub mod forward;
+pub mod ingest;
+pub mod reading;
+pub mod secret;
+pub mod source;
+pub mod status;
+pub mod store;
+pub mod stream;
+pub mod tls;
+pub mod window;
+pub mod wire;

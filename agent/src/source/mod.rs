@@ -1,0 +1,68 @@
+//! Where readings come in. Each source decodes nothing and stores nothing: it hands messages to an
+//! [`Inlet`](crate::ingest::Inlet) and acknowledges them, in order, once the inlet says that they are durable.
+
+pub mod listen;
+pub mod mqtt;
+
+use serde::Serialize;
+
+/// The settings of one source, by type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settings {
+    /// A client of a broker.
+    Mqtt(mqtt::Settings),
+    /// Our own listener.
+    Listen(listen::Settings),
+}
+
+impl Settings {
+    /// The configured name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Mqtt(settings) => &settings.name,
+            Self::Listen(settings) => &settings.name,
+        }
+    }
+
+    /// The subscriptions, by which payloads are routed and decoded.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[crate::ingest::Subscription] {
+        match self {
+            Self::Mqtt(settings) => &settings.subscriptions,
+            Self::Listen(settings) => &settings.subscriptions,
+        }
+    }
+}
+
+/// The state of a source, as the status names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Not yet connected or bound.
+    #[default]
+    Starting,
+    /// Subscribed, or listening.
+    Connected,
+    /// Not reachable; retrying with backoff.
+    Disconnected,
+    /// Refused for a reason that only a person can mend: credentials, permissions, a refused subscription.
+    Misconfigured,
+    /// The broker sends a packet above the limit, again and again.
+    PacketTooLarge,
+    /// Held back because the store cannot take more.
+    Blocked,
+}
+
+/// What a source says of itself. The counts of messages are not here: they are durable and live in the store's books.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Its state.
+    pub state: State,
+    /// What went wrong last, for people; `None` when all is well.
+    pub last_error: Option<String>,
+    /// Clients connected (listener only).
+    pub clients: Option<usize>,
+    /// True once the source has been subscribed or listening, or has failed once: it holds up readiness no longer.
+    pub settled: bool,
+}

@@ -1,0 +1,221 @@
+//! The books: who has what, and where the rest went.
+//!
+//! For every stream and sink, at every moment: `appended = delivered + pending + dead_lettered + shed`. All of it is
+//! written in the transaction that makes it true, so it holds again after any crash. Pure: no disk, no clock.
+//!
+//! ```text
+//!            settled                 pending (less the gaps ahead)
+//!   1 ─────────────────── cursor ─────┬────────┬─────────────────── next
+//!   delivered, dead, shed        pin  │  pin   │  not yet in a batch
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::stream::{Epoch, Gap, Seq, Stream};
+
+/// Everything the store knows about its own contents but the contents. Small: it rides in every commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Books {
+    /// The number of the commit that wrote this; gapless from 1.
+    pub commit: u64,
+    /// The streams, in the order of [`Stream::ALL`].
+    pub streams: [StreamBooks; 3],
+    /// What each source's messages came to, by configured name; sources no longer configured stay.
+    pub sources: BTreeMap<String, SourceCounts>,
+    /// What each sink has, by configured name; sinks no longer configured stay, frozen.
+    pub sinks: BTreeMap<String, SinkBooks>,
+    /// How far the windows' durable checkpoint has come.
+    pub checkpoint: CheckpointBooks,
+    /// What the dead letters hold.
+    pub dead_letters: DeadLetterBooks,
+}
+
+/// One stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamBooks {
+    /// The number that the next record gets. All before it were appended: `appended = next - 1`.
+    pub next: Seq,
+    /// The oldest record held; equal to `next` if none is.
+    pub oldest: Seq,
+    /// Bytes of the chunks held.
+    pub held_bytes: u64,
+    /// Chunks held.
+    pub held_chunks: u64,
+}
+
+/// What the messages of one source came to. `received = stored + rejected + redelivered + skipped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceCounts {
+    /// Messages whose outcome is durable.
+    pub received: u64,
+    /// Messages stored as one or more readings.
+    pub stored: u64,
+    /// Messages that could not be decoded, or that no subscription takes.
+    pub rejected: u64,
+    /// Messages sent again that were stored (or otherwise settled) before.
+    pub redelivered: u64,
+    /// Messages with nothing in them to store, and retained ones not to be taken.
+    pub skipped: u64,
+    /// Of the received, those sent with QoS 0: nothing protected them on their way here.
+    pub unprotected: u64,
+    /// Readings stored; an array of objects is one message and many readings.
+    pub readings: u64,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkBooks {
+    /// Whether the configuration still names it.
+    pub presence: Presence,
+    /// Its streams.
+    pub streams: BTreeMap<Stream, Ledger>,
+}
+
+/// Whether a sink is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// It is, and holds data back until it has it.
+    #[default]
+    Configured,
+    /// It was: its ledger stays visible, frozen, and it holds nothing back.
+    Removed,
+}
+
+/// What one sink has of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// The next number to deliver: all before it are settled.
+    pub cursor: Seq,
+    /// Records that the sink has.
+    pub delivered: u64,
+    /// Records that it refused for good.
+    pub dead_lettered: u64,
+    /// Records it will never get, by rule.
+    pub shed: u64,
+    /// Gaps at or after the cursor that no batch has declared to the sink yet, in order, not overlapping.
+    pub ahead: Vec<Gap>,
+    /// Batches whose boundaries and gaps are fixed, in order, from the cursor on.
+    pub pins: VecDeque<Pin>,
+}
+
+/// A batch's boundaries and gaps, fixed durably before it is first sent. It begins where the one before it ends, the
+/// first at the cursor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The last number of the batch.
+    pub last: Seq,
+    /// The numbers in it that are not records.
+    pub gaps: Vec<Gap>,
+}
+
+/// How far the windows' durable checkpoint has come. Nothing from here on is trimmed or shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointBooks {
+    /// Readings before this are in the checkpoint.
+    pub position: Seq,
+    /// Window records before this were emitted by readings before `position`.
+    pub windows_next: Seq,
+}
+
+/// What the dead letters hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterBooks {
+    /// The id that the next one gets, less one.
+    pub last_id: u64,
+    /// How many are kept.
+    pub kept: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// How many were purged because of the quota.
+    pub purged: u64,
+}
+
+/// The identity of a store, written once in an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The store's birth.
+    pub epoch: Epoch,
+    /// The agent it belongs to.
+    pub agent: String,
+    /// The machine it was born on.
+    pub machine: String,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        let empty = StreamBooks { next: Seq::FIRST, oldest: Seq::FIRST, held_bytes: 0, held_chunks: 0 };
+        Self {
+            commit: 0,
+            streams: [empty; 3],
+            sources: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            checkpoint: CheckpointBooks { position: Seq::FIRST, windows_next: Seq::FIRST },
+            dead_letters: DeadLetterBooks::default(),
+        }
+    }
+}
+
+impl Books {
+    /// The books of `stream`.
+    #[must_use]
+    pub fn stream(&self, stream: Stream) -> &StreamBooks {
+        &self.streams[stream.index()]
+    }
+
+    /// What `sink` still has to get of `stream`, if it takes that stream.
+    #[must_use]
+    pub fn pending(&self, sink: &str, stream: Stream) -> Option<u64> {
+        let ledger = self.sinks.get(sink)?.streams.get(&stream)?;
+        Some(ledger.pending(self.stream(stream).next))
+    }
+}
+
+impl StreamBooks {
+    /// How many records were ever appended.
+    #[must_use]
+    pub fn appended(&self) -> u64 {
+        self.next.0 - Seq::FIRST.0
+    }
+}
+
+impl Ledger {
+    /// A ledger of a sink that has nothing of the stream yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            cursor: Seq::FIRST,
+            delivered: 0,
+            dead_lettered: 0,
+            shed: 0,
+            ahead: Vec::new(),
+            pins: VecDeque::new(),
+        }
+    }
+
+    /// How many records are still to be delivered, if `next` is the number of the next record of the stream.
+    #[must_use]
+    pub fn pending(&self, next: Seq) -> u64 {
+        let open = next.0 - self.cursor.0;
+        let settled_ahead: u64 =
+            self.ahead.iter().chain(self.pinned_gaps()).map(|gap| gap.range.count()).sum();
+        open - settled_ahead
+    }
+
+    /// The first number that no pin covers.
+    #[must_use]
+    pub fn unpinned(&self) -> Seq {
+        self.pins.back().map_or(self.cursor, |pin| pin.last.next())
+    }
+
+    fn pinned_gaps(&self) -> impl Iterator<Item = &Gap> {
+        self.pins.iter().flat_map(|pin| &pin.gaps)
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
