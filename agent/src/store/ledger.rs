@@ -172,6 +172,19 @@ impl Books {
     }
 }
 
+impl SourceCounts {
+    /// Adds `more`.
+    pub fn add(&mut self, more: &Self) {
+        self.received += more.received;
+        self.stored += more.stored;
+        self.rejected += more.rejected;
+        self.redelivered += more.redelivered;
+        self.skipped += more.skipped;
+        self.unprotected += more.unprotected;
+        self.readings += more.readings;
+    }
+}
+
 impl StreamBooks {
     /// How many records were ever appended.
     #[must_use]

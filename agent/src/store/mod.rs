@@ -4,11 +4,28 @@
 //! read back. Promised: what is reported durable survives any crash; one transaction holds all that was waiting; the
 //! books change in the transaction that makes them true. Table names stay in here.
 
+mod chunk;
+mod codec;
+mod cursor;
+mod file;
 pub mod ledger;
+mod log;
+mod note;
+pub mod recent;
+mod reader;
+pub mod report;
+mod retention;
 pub mod settings;
+pub mod work;
+mod writer;
 
+pub use chunk::Error as ChunkError;
+pub use codec::Error as CodecError;
+pub use file::Error;
 pub use ledger::Books;
+pub use reader::{Piece, Reader};
 pub use settings::Settings;
+pub use writer::{Closed, Opened, Store, Writer};
 
 use crate::reading::{Reading, WindowRecord};
 use crate::stream::{Seq, SeqRange};
@@ -127,3 +144,6 @@ pub enum DeadLetterOrigin {
         status: u16,
     },
 }
+
+#[cfg(test)]
+mod tests;

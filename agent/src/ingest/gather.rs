@@ -1,0 +1,165 @@
+//! From batches to one group: what was seen before is left out, every outcome is counted. Pure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use super::inlet::{Batch, Delivery, Item, Outcome, Peer, Rejected, Resent};
+use crate::reading::Timestamp;
+use crate::store::DeadLetterOrigin;
+use crate::store::ledger::SourceCounts;
+use crate::store::recent::{Change, Recent};
+use crate::store::work::{Group, Letter};
+
+/// Messages in a group at which it is committed without waiting for more.
+const FULL_MESSAGES: usize = 8_192;
+
+/// What is gathered for the next commit, and who is to be told of it.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    group: Group,
+    counts: HashMap<Arc<str>, SourceCounts>,
+    /// The place in `group.recent` of each peer's latest change.
+    latest: HashMap<Arc<str>, usize>,
+    messages: usize,
+    permits: usize,
+    /// Whether somebody waits for an ack.
+    owes_acks: bool,
+    receipts: Vec<Receipt>,
+}
+
+/// Who is told when a group is durable.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    durable: watch::Sender<u64>,
+    up_to: u64,
+    /// Given back to the budget with the receipt.
+    _permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Receipt {
+    /// The group is durable.
+    pub(super) fn redeem(self) {
+        self.durable.send_replace(self.up_to);
+    }
+}
+
+impl Gathered {
+    /// Takes one batch. `recent` decides what was seen before, and learns what was not.
+    pub(super) fn add(&mut self, batch: Batch, recent: &mut Recent, now: Instant, wall: Timestamp) {
+        self.group.since.get_or_insert(now);
+        let source = &batch.source.name;
+        let mut counts = self.counts.get(source).copied().unwrap_or_default();
+        for item in batch.items {
+            self.add_item(item, &batch.peer, source, &mut counts, recent, wall);
+        }
+        self.counts.insert(Arc::clone(source), counts);
+        self.permits += batch.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.receipts.push(Receipt { durable: batch.durable, up_to: batch.up_to, _permits: batch.permits });
+    }
+
+    fn add_item(
+        &mut self,
+        item: Item,
+        peer: &Peer,
+        source: &Arc<str>,
+        counts: &mut SourceCounts,
+        recent: &mut Recent,
+        wall: Timestamp,
+    ) {
+        if matches!(item.outcome, Outcome::SessionLost) {
+            self.forget(peer, recent);
+            return;
+        }
+        self.messages += 1;
+        counts.received += 1;
+        match item.delivery {
+            Delivery::AtMostOnce => counts.unprotected += 1,
+            Delivery::Acknowledged { packet_id, resent } => {
+                self.owes_acks = true;
+                if let Peer(Some(peer)) = peer {
+                    if resent == Resent::Perhaps && recent.knows(peer, packet_id, item.hash) {
+                        counts.redelivered += 1;
+                        return;
+                    }
+                    recent.remember(peer, packet_id, item.hash);
+                    self.change(peer).messages.push((packet_id, item.hash.to_le_bytes()));
+                }
+            }
+        }
+        match item.outcome {
+            Outcome::Reading(reading) => {
+                counts.stored += 1;
+                counts.readings += 1;
+                self.group.readings.push(reading);
+            }
+            Outcome::Readings(readings) => {
+                counts.stored += 1;
+                counts.readings += readings.len() as u64;
+                self.group.readings.extend(readings);
+            }
+            Outcome::Rejected(rejected) => {
+                counts.rejected += 1;
+                self.group.rejected.push(letter(*rejected, source, item.hash, wall));
+            }
+            Outcome::Skipped => counts.skipped += 1,
+            Outcome::SessionLost => {}
+        }
+    }
+
+    fn forget(&mut self, peer: &Peer, recent: &mut Recent) {
+        let Peer(Some(peer)) = peer else { return };
+        recent.forget(peer);
+        self.latest.insert(Arc::clone(peer), self.group.recent.len());
+        self.group.recent.push(Change { peer: peer.to_string(), session_lost: true, messages: Vec::new() });
+    }
+
+    fn change(&mut self, peer: &Arc<str>) -> &mut Change {
+        let recent = &mut self.group.recent;
+        let place = *self.latest.entry(Arc::clone(peer)).or_insert_with(|| {
+            recent.push(Change { peer: peer.to_string(), session_lost: false, messages: Vec::new() });
+            recent.len() - 1
+        });
+        &mut recent[place]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.receipts.is_empty()
+    }
+
+    /// True if it is worth a commit of its own, whatever else may come. `budget_bytes` is what all inlets share.
+    pub(super) fn is_full(&self, budget_bytes: usize) -> bool {
+        self.messages >= FULL_MESSAGES || self.permits >= budget_bytes / 4
+    }
+
+    pub(super) fn owes_acks(&self) -> bool {
+        self.owes_acks
+    }
+
+    /// When its oldest message came.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.group.since
+    }
+
+    /// The group to be stored, and whom to tell afterwards.
+    pub(super) fn take(&mut self, sparse: bool) -> (Group, Vec<Receipt>) {
+        let taken = std::mem::take(self);
+        let mut group = taken.group;
+        group.counts = taken.counts.into_iter().map(|(source, counts)| (source.to_string(), counts)).collect();
+        group.sparse = sparse;
+        (group, taken.receipts)
+    }
+}
+
+fn letter(rejected: Rejected, source: &Arc<str>, hash: u64, wall: Timestamp) -> Letter {
+    Letter {
+        time: wall,
+        origin: DeadLetterOrigin::Source { source: source.to_string(), topic: rejected.topic },
+        reason: rejected.reason.to_string(),
+        payload: rejected.payload.to_vec(),
+        payload_bytes: rejected.payload_bytes,
+        payload_hash: hash,
+    }
+}

@@ -1,0 +1,302 @@
+//! Room 8: the ack moves the cursor. What pins, answers, dead letters and sheds do to a [`Ledger`]. Pure.
+//!
+//! Every function here keeps the equation of the books; all of them are applied inside the transaction that makes them
+//! durable.
+
+use super::ledger::{Ledger, Pin};
+use crate::stream::{Gap, GapReason, Seq, SeqRange};
+
+impl Ledger {
+    /// Fixes the boundaries of batches that end at each of `lasts` (ascending). The first begins at the first number not pinned
+    /// yet. Numbers already pinned are left as they are.
+    pub fn pin(&mut self, lasts: &[Seq]) {
+        for &last in lasts {
+            if last < self.unpinned() {
+                continue;
+            }
+            let (within, beyond) = split_gaps(std::mem::take(&mut self.ahead), last);
+            self.ahead = beyond;
+            self.pins.push_back(Pin { last, gaps: within });
+        }
+    }
+
+    /// The numbers of the first pinned batch.
+    #[must_use]
+    pub fn first_pin(&self) -> Option<(SeqRange, &Pin)> {
+        let pin = self.pins.front()?;
+        Some((SeqRange { first: self.cursor, last: pin.last }, pin))
+    }
+
+    /// The sink has everything before `next`: the cursor moves there. `head` is the stream's next number, beyond which a
+    /// cursor never moves. An older `next` changes nothing.
+    pub fn advance(&mut self, next: Seq, head: Seq) {
+        let next = next.min(head);
+        if next <= self.cursor {
+            return;
+        }
+        let mut settled_before = 0;
+        // Pins that are answered whole go; one answered in part keeps its rest, which is then a batch of its own.
+        while let Some(pin) = self.pins.front_mut() {
+            let (within, beyond) = split_gaps(std::mem::take(&mut pin.gaps), Seq(next.0 - 1));
+            settled_before += count(&within);
+            if pin.last < next {
+                self.pins.pop_front();
+            } else {
+                pin.gaps = beyond;
+                break;
+            }
+        }
+        let (within, beyond) = split_gaps(std::mem::take(&mut self.ahead), Seq(next.0 - 1));
+        settled_before += count(&within);
+        self.ahead = beyond;
+        self.delivered += next.0 - self.cursor.0 - settled_before;
+        self.cursor = next;
+    }
+
+    /// The first pinned batch was refused as a whole: it becomes two halves. Nothing happens if it is a single number.
+    pub fn split_first_pin(&mut self) {
+        let Some((range, _)) = self.first_pin() else { return };
+        if range.count() < 2 {
+            return;
+        }
+        let middle = Seq(range.first.0 + range.count() / 2 - 1);
+        let pin = self.pins.front_mut().expect("there is a first pin");
+        let (first, second) = split_gaps(std::mem::take(&mut pin.gaps), middle);
+        pin.gaps = second;
+        self.pins.push_front(Pin { last: middle, gaps: first });
+    }
+
+    /// The record `seq`, which is the only one of the first pinned batch, was refused for good: it is a dead letter and
+    /// from now on a gap, declared at the head of what follows. False if the books say otherwise; nothing changes then.
+    #[must_use]
+    pub fn dead_letter(&mut self, seq: Seq) -> bool {
+        let Some((range, pin)) = self.first_pin() else { return false };
+        let is_alone = range.contains(seq) && range.count() - count(&pin.gaps) == 1;
+        if !is_alone || pin.gaps.iter().any(|gap| gap.range.contains(seq)) {
+            return false;
+        }
+        let mut pin = self.pins.pop_front().expect("there is a first pin");
+        let gap = Gap { range: SeqRange { first: seq, last: seq }, reason: GapReason::DeadLetter };
+        let at = pin.gaps.partition_point(|other| other.range.first < seq);
+        pin.gaps.insert(at, gap);
+        // The next batch has not been sent yet (one is in flight at a time), so it may still begin earlier.
+        let following = self.pins.front_mut().map_or(&mut self.ahead, |next| &mut next.gaps);
+        pin.gaps.append(following);
+        *following = pin.gaps;
+        self.dead_lettered += 1;
+        true
+    }
+
+    /// Gives up what is pinned if some of it lies before `oldest` and is therefore not held any more; its gaps stay.
+    pub fn unpin_before(&mut self, oldest: Seq) {
+        if self.cursor < oldest {
+            let mut gaps: Vec<Gap> = self.pins.drain(..).flat_map(|pin| pin.gaps).collect();
+            gaps.append(&mut self.ahead);
+            self.ahead = gaps;
+            merge(&mut self.ahead);
+        }
+    }
+
+    /// `range` is given up for this sink. What is settled already, or pinned, is left out. Returns how many numbers that were.
+    pub fn shed(&mut self, range: SeqRange, reason: GapReason) -> u64 {
+        let first = range.first.max(self.unpinned());
+        if first > range.last {
+            return 0;
+        }
+        let holes = uncovered(SeqRange { first, last: range.last }, &self.ahead);
+        let shed = holes.iter().map(|hole| hole.count()).sum();
+        self.ahead.extend(holes.into_iter().map(|range| Gap { range, reason }));
+        self.ahead.sort_by_key(|gap| gap.range.first);
+        merge(&mut self.ahead);
+        self.shed += shed;
+        shed
+    }
+
+    /// True if `range` holds nothing that this sink still has to be sent.
+    #[must_use]
+    pub fn is_settled(&self, range: SeqRange) -> bool {
+        if range.last < self.cursor {
+            return true;
+        }
+        let rest = SeqRange { first: range.first.max(self.cursor), last: range.last };
+        let gaps: Vec<Gap> =
+            self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
+        uncovered(rest, &gaps).is_empty()
+    }
+
+    /// True if a pinned batch needs a record of `range`.
+    #[must_use]
+    pub fn is_pinned(&self, range: SeqRange) -> bool {
+        !self.pins.is_empty() && range.first < self.unpinned() && range.last >= self.cursor
+    }
+}
+
+fn count(gaps: &[Gap]) -> u64 {
+    gaps.iter().map(|gap| gap.range.count()).sum()
+}
+
+/// What of `gaps` lies up to `last`, and what beyond; a gap over the boundary is cut in two.
+fn split_gaps(gaps: Vec<Gap>, last: Seq) -> (Vec<Gap>, Vec<Gap>) {
+    let (mut within, mut beyond) = (Vec::new(), Vec::new());
+    for gap in gaps {
+        if gap.range.last <= last {
+            within.push(gap);
+        } else if gap.range.first > last {
+            beyond.push(gap);
+        } else {
+            within.push(Gap { range: SeqRange { last, ..gap.range }, ..gap });
+            beyond.push(Gap { range: SeqRange { first: last.next(), ..gap.range }, ..gap });
+        }
+    }
+    (within, beyond)
+}
+
+/// The parts of `range` that no gap covers; `gaps` are in order.
+fn uncovered(range: SeqRange, gaps: &[Gap]) -> Vec<SeqRange> {
+    let mut holes = Vec::new();
+    let mut first = range.first;
+    for gap in gaps {
+        if gap.range.last < first {
+            continue;
+        }
+        if gap.range.first > range.last {
+            break;
+        }
+        if gap.range.first > first {
+            holes.push(SeqRange { first, last: Seq(gap.range.first.0 - 1) });
+        }
+        first = gap.range.last.next();
+    }
+    if first <= range.last {
+        holes.push(SeqRange { first, last: range.last });
+    }
+    holes
+}
+
+/// Joins neighbours of the same reason, so that a long outage does not make a long list.
+fn merge(gaps: &mut Vec<Gap>) {
+    gaps.dedup_by(|later, earlier| {
+        let joins = earlier.reason == later.reason && earlier.range.last.next() == later.range.first;
+        if joins {
+            earlier.range.last = later.range.last;
+        }
+        joins
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection;
+    use proptest::prelude::{Strategy, any, prop_oneof, proptest};
+
+    use super::*;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange { first: Seq(first), last: Seq(last) }
+    }
+
+    fn balance(ledger: &Ledger, head: Seq) {
+        let appended = head.0 - 1;
+        let settled = ledger.delivered + ledger.dead_lettered + ledger.shed;
+        assert_eq!(appended, settled + ledger.pending(head), "{ledger:?}");
+    }
+
+    #[test]
+    fn a_delivered_batch_moves_the_cursor_past_it() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(10), Seq(20)]);
+        ledger.advance(Seq(11), Seq(31));
+        assert_eq!((ledger.cursor, ledger.delivered, ledger.pending(Seq(31))), (Seq(11), 10, 20));
+        assert_eq!(ledger.first_pin().unwrap().0, range(11, 20));
+    }
+
+    #[test]
+    fn a_refused_record_ends_as_a_gap_of_the_next_batch() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(4)]);
+        ledger.split_first_pin();
+        assert_eq!(ledger.first_pin().unwrap().0, range(1, 2));
+        ledger.split_first_pin();
+        assert!(ledger.dead_letter(Seq(1)));
+        let (next, pin) = ledger.first_pin().unwrap();
+        assert_eq!((next, pin.gaps.len()), (range(1, 2), 1));
+        ledger.advance(Seq(5), Seq(5));
+        assert_eq!((ledger.delivered, ledger.dead_lettered), (3, 1));
+        balance(&ledger, Seq(5));
+    }
+
+    #[test]
+    fn the_last_refused_record_waits_as_a_gap_ahead() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(1)]);
+        assert!(ledger.dead_letter(Seq(1)));
+        assert!(!ledger.dead_letter(Seq(1)), "only once");
+        assert_eq!((ledger.pending(Seq(2)), ledger.ahead.len()), (0, 1));
+        ledger.pin(&[Seq(3)]);
+        assert_eq!(ledger.first_pin().unwrap().1.gaps.len(), 1);
+    }
+
+    #[test]
+    fn shedding_spares_what_is_pinned_and_counts_once() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(5)]);
+        assert_eq!(ledger.shed(range(1, 10), GapReason::ShedSize), 5);
+        assert_eq!(ledger.shed(range(1, 12), GapReason::ShedSize), 2);
+        assert_eq!(ledger.ahead, [Gap { range: range(6, 12), reason: GapReason::ShedSize }]);
+        assert!(ledger.is_settled(range(6, 12)) && !ledger.is_settled(range(5, 12)));
+        balance(&ledger, Seq(21));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(u64),
+        Pin(u64),
+        Answer(u64),
+        Refuse,
+        Shed(u64, u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (1..20_u64).prop_map(Step::Append),
+            (1..20_u64).prop_map(Step::Pin),
+            (0..30_u64).prop_map(Step::Answer),
+            any::<()>().prop_map(|()| Step::Refuse),
+            (0..40_u64, 1..20_u64).prop_map(|(at, count)| Step::Shed(at, count)),
+        ];
+        collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn the_books_balance_whatever_happens(steps in steps()) {
+            let mut ledger = Ledger::new();
+            let mut head = Seq::FIRST;
+            for step in steps {
+                match step {
+                    Step::Append(count) => head = head.plus(count),
+                    Step::Pin(count) => {
+                        let last = Seq((ledger.unpinned().0 + count).min(head.0) - 1);
+                        ledger.pin(&[last]);
+                    }
+                    Step::Answer(further) => ledger.advance(ledger.cursor.plus(further), head),
+                    Step::Refuse => match ledger.first_pin().map(|(range, pin)| (range, pin.gaps.clone())) {
+                        Some((range, gaps)) if range.count() - count(&gaps) == 1 => {
+                            let alone = uncovered(range, &gaps)[0].first;
+                            assert!(ledger.dead_letter(alone));
+                        }
+                        Some(_) => ledger.split_first_pin(),
+                        None => {}
+                    },
+                    Step::Shed(at, count) => {
+                        let last = Seq((at + count).min(head.0 - 1));
+                        if last.0 > at {
+                            ledger.shed(range(at + 1, last.0), GapReason::ShedAge);
+                        }
+                    }
+                }
+                balance(&ledger, head);
+            }
+        }
+    }
+}

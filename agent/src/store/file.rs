@@ -1,0 +1,236 @@
+//! The database file: opening it, and the edge where redb's errors and panics end.
+//!
+//! redb blocks, so everything here is called from blocking tasks. After an I/O error redb refuses all work until the
+//! database is dropped and opened again; after a panic on a damaged page the same is the safe thing to do. Both are
+//! [`File::reopen`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+
+use super::chunk;
+use crate::stream::{Seq, Stream};
+
+/// Chunks of the readings; the last one's note is the state of the store.
+pub(super) const READINGS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("readings");
+/// Chunks of the window results.
+pub(super) const WINDOWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("windows");
+/// Chunks of the alerts.
+pub(super) const ALERTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("alerts");
+/// What is written rarely: identity, what peers sent as of some commit, subscriptions of sources.
+pub(super) const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
+/// The windows' checkpoint.
+pub(super) const SERIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("series");
+/// Dead letters by id.
+pub(super) const DEAD_LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead_letters");
+
+/// redb's page cache. Measured: 4 MiB is as fast here as its default of 1 GiB, which lets memory follow the data.
+const CACHE_BYTES: usize = 4 << 20;
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "store.redb";
+
+/// The table of a stream.
+pub(super) fn table(stream: Stream) -> TableDefinition<'static, u64, &'static [u8]> {
+    match stream {
+        Stream::Readings => READINGS,
+        Stream::Windows => WINDOWS,
+        Stream::Alerts => ALERTS,
+    }
+}
+
+/// What can go wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has it.
+    #[error("the store {path:?} is in use by another process; stop that agent, or give this one another data_dir")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder cannot be made or used.
+    #[error("cannot use the data directory {path:?}; check that it exists and belongs to the service user")]
+    Directory {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The disk failed, or the database is closed because it did.
+    #[error("the disk failed")]
+    Io(#[source] Box<redb::Error>),
+    /// What is on the disk makes no sense.
+    #[error("the store is damaged: {what}")]
+    Damaged {
+        /// What was found.
+        what: String,
+    },
+    /// A chunk is not what was written.
+    #[error("the store is damaged at {stream} {seq}")]
+    Chunk {
+        /// The stream.
+        stream: Stream,
+        /// The number looked for.
+        seq: Seq,
+        /// What is wrong with it.
+        source: chunk::Error,
+    },
+    /// A newer version wrote it.
+    #[error("the store has format {found}, this version knows {known}; run the version that wrote it, or newer")]
+    Newer {
+        /// The format found.
+        found: u32,
+        /// The newest format known here.
+        known: u32,
+    },
+}
+
+impl Error {
+    fn of(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Self::Full,
+            redb::Error::Corrupted(what) => Self::Damaged { what },
+            other => Self::Io(Box::new(other)),
+        }
+    }
+}
+
+/// Any error of redb, as ours.
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::of(error.into())
+            }
+        }
+    )*};
+}
+from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError, redb::SetDurabilityError);
+
+/// The open database.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    database: RwLock<Option<Database>>,
+}
+
+impl File {
+    /// Opens `store.redb` in `dir`, or makes it. `progress` hears how far a recovery has come, from 0 to 1.
+    ///
+    /// # Errors
+    /// If another process has it, if the folder cannot be used, or if the file is damaged.
+    pub fn open(dir: &Path, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
+        std::fs::create_dir_all(dir).map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            create(&path)?;
+        }
+        let database = open(&path, progress)?;
+        Ok(Self { path, database: RwLock::new(Some(database)) })
+    }
+
+    /// Runs `work` in a read transaction.
+    ///
+    /// # Errors
+    /// What `work` or redb answers; a panic of redb's comes back as [`Error::Damaged`].
+    pub fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Result<T, Error> {
+        self.guarded(|database| work(&database.begin_read()?))
+    }
+
+    /// Runs `work` in a write transaction and commits it: durable when this returns.
+    ///
+    /// # Errors
+    /// As [`File::read`]; nothing was written, or, after a failed sync, perhaps all of it.
+    pub fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Error>) -> Result<T, Error> {
+        self.guarded(|database| {
+            let transaction = database.begin_write()?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+    }
+
+    /// Drops the database and opens it again: the way out after an I/O error.
+    ///
+    /// # Errors
+    /// If it cannot be opened (yet).
+    pub fn reopen(&self) -> Result<(), Error> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let before = database.take();
+        // Dropping writes, too; a panic there says what we know already.
+        drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
+        *database = Some(open(&self.path, |_| {})?);
+        Ok(())
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = database.as_ref() else {
+            return Err(Error::Io(Box::new(redb::Error::DatabaseClosed)));
+        };
+        catch_unwind(AssertUnwindSafe(|| work(database))).unwrap_or_else(|panic| {
+            Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) })
+        })
+    }
+}
+
+/// Makes the file under another name first: a power cut while redb writes its first pages leaves a file that does not open.
+fn create(path: &Path) -> Result<(), Error> {
+    let temporary = path.with_extension("redb.new");
+    let io = |source| Error::Directory { path: temporary.clone(), source };
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let database = builder().create(&temporary).map_err(|error| open_error(error, &temporary))?;
+    let transaction = database.begin_write()?;
+    for stream in Stream::ALL {
+        transaction.open_table(table(stream))?;
+    }
+    transaction.open_table(STATE)?;
+    transaction.open_table(SERIES)?;
+    transaction.open_table(DEAD_LETTERS)?;
+    transaction.commit()?;
+    drop(database);
+    std::fs::rename(&temporary, path).map_err(io)?;
+    let dir = path.parent().expect("the file lies in the data directory");
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+fn open(path: &Path, progress: impl Fn(f64) + 'static) -> Result<Database, Error> {
+    let mut builder = builder();
+    builder.set_repair_callback(move |session| progress(session.progress()));
+    catch_unwind(AssertUnwindSafe(|| builder.open(path).map_err(|error| open_error(error, path)))).unwrap_or_else(
+        |panic| Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) }),
+    )
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn open_error(error: DatabaseError, path: &Path) -> Error {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
+        DatabaseError::Storage(redb::StorageError::Io(source))
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Error::Directory { path: path.to_owned(), source }
+        }
+        other => Error::of(other.into()),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("an unknown place")
+}

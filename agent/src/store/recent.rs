@@ -1,0 +1,181 @@
+//! What each peer sent last: by this a message is recognised that comes again because our ack was lost.
+//!
+//! Recognised means (contract, section 1.2): DUP is set, and the same packet id, topic and payload hash are among that
+//! peer's last messages, whatever their outcome was. An entry dies when its packet id comes with DUP = 0 (it is then
+//! another message), or with the session. Pure. The ingest room decides by it; the store keeps it, as small changes in
+//! every commit and whole now and then.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Messages remembered of a peer: every packet id there is. A 3.1.1 broker does not say how many it keeps in flight.
+pub const ENTRIES_PER_PEER: usize = 65_535;
+/// Peers remembered; the one silent for longest is forgotten first. Bounds memory when client ids are random.
+pub const PEERS: usize = 4_096;
+
+/// What all peers sent last.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    peers: HashMap<Arc<str>, Messages>,
+    /// Counts changes; a peer remembers the count of its last one.
+    now: u64,
+}
+
+/// What one peer sent last, oldest first; two rows instead of pairs, so that an entry takes ten bytes.
+#[derive(Clone, Debug, Default)]
+struct Messages {
+    packet_ids: VecDeque<u16>,
+    hashes: VecDeque<u64>,
+    touched: u64,
+}
+
+/// One change: what a peer sent, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The peer.
+    pub peer: String,
+    /// True if its session was lost before these: all that was remembered is void.
+    pub session_lost: bool,
+    /// Packet id and hash (little-endian, a fixed eight bytes) of each message.
+    pub messages: Vec<(u16, [u8; 8])>,
+}
+
+impl Recent {
+    /// True if `peer` sent a message with this packet id and hash, and nothing else with that id since.
+    #[must_use]
+    pub fn knows(&self, peer: &str, packet_id: u16, hash: u64) -> bool {
+        let Some(messages) = self.peers.get(peer) else { return false };
+        let found = messages.packet_ids.iter().rposition(|id| *id == packet_id);
+        found.is_some_and(|index| messages.hashes[index] == hash)
+    }
+
+    /// True if anything of `peer` is remembered.
+    #[must_use]
+    pub fn knows_peer(&self, peer: &str) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// Remembers one more message of `peer`.
+    pub fn remember(&mut self, peer: &Arc<str>, packet_id: u16, hash: u64) {
+        self.now += 1;
+        let now = self.now;
+        if !self.peers.contains_key(peer) {
+            self.make_room();
+        }
+        let messages = self.peers.entry(Arc::clone(peer)).or_default();
+        messages.push(packet_id, hash, now);
+    }
+
+    /// Forgets `peer`: its session is gone.
+    pub fn forget(&mut self, peer: &str) {
+        self.peers.remove(peer);
+    }
+
+    /// Does again what `change` says.
+    pub fn apply(&mut self, change: &Change) {
+        if change.session_lost {
+            self.forget(&change.peer);
+        }
+        let peer: Arc<str> = change.peer.as_str().into();
+        for (packet_id, hash) in &change.messages {
+            self.remember(&peer, *packet_id, u64::from_le_bytes(*hash));
+        }
+    }
+
+    /// All of it, as changes to nothing, the peer silent for longest first.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Change> {
+        let mut peers: Vec<_> = self.peers.iter().collect();
+        peers.sort_by_key(|(_, messages)| messages.touched);
+        peers
+            .into_iter()
+            .map(|(peer, messages)| Change {
+                peer: peer.to_string(),
+                session_lost: true,
+                messages: messages
+                    .packet_ids
+                    .iter()
+                    .zip(&messages.hashes)
+                    .map(|(id, hash)| (*id, hash.to_le_bytes()))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn make_room(&mut self) {
+        if self.peers.len() < PEERS {
+            return;
+        }
+        let oldest = self.peers.iter().min_by_key(|(_, messages)| messages.touched);
+        if let Some(peer) = oldest.map(|(peer, _)| Arc::clone(peer)) {
+            self.peers.remove(&peer);
+        }
+    }
+}
+
+impl Messages {
+    fn push(&mut self, packet_id: u16, hash: u64, now: u64) {
+        if self.packet_ids.len() >= ENTRIES_PER_PEER {
+            self.packet_ids.pop_front();
+            self.hashes.pop_front();
+        }
+        self.packet_ids.push_back(packet_id);
+        self.hashes.push_back(hash);
+        self.touched = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recent(messages: &[(u16, u64)]) -> Recent {
+        let mut recent = Recent::default();
+        for (packet_id, hash) in messages {
+            recent.remember(&"a".into(), *packet_id, *hash);
+        }
+        recent
+    }
+
+    #[test]
+    fn a_message_is_known_until_its_packet_id_is_used_anew() {
+        let mut recent = recent(&[(1, 10), (2, 20)]);
+        assert!(recent.knows("a", 1, 10));
+        assert!(!recent.knows("a", 1, 11), "another message under the same id");
+        assert!(!recent.knows("b", 1, 10), "another peer");
+        recent.remember(&"a".into(), 1, 11);
+        assert!(!recent.knows("a", 1, 10), "the id was used anew");
+        recent.forget("a");
+        assert!(!recent.knows("a", 2, 20), "the session is gone");
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_are_packet_ids() {
+        let mut recent = recent(&[(1, 1)]);
+        for round in 0..70_000_u64 {
+            recent.remember(&"a".into(), u16::try_from(round % 65_535 + 1).unwrap(), round);
+        }
+        assert_eq!(recent.peers["a"].hashes.len(), ENTRIES_PER_PEER);
+    }
+
+    #[test]
+    fn the_peer_silent_for_longest_is_forgotten_first() {
+        let mut recent = Recent::default();
+        for peer in 0..=PEERS {
+            recent.remember(&format!("p{peer}").into(), 1, 1);
+        }
+        assert!(!recent.knows_peer("p0") && recent.knows_peer("p1"));
+    }
+
+    #[test]
+    fn a_snapshot_gives_the_same_again() {
+        let before = recent(&[(1, 10), (2, 20), (1, 30)]);
+        let mut after = Recent::default();
+        for change in before.snapshot() {
+            after.apply(&change);
+        }
+        assert!(after.knows("a", 1, 30) && after.knows("a", 2, 20) && !after.knows("a", 1, 10));
+    }
+}

@@ -1,0 +1,247 @@
+//! What is held, for how long, and what goes first.
+//!
+//! Trimming removes what every sink has; it is done now and then, because each time costs a page. Shedding gives up
+//! what some sink still wants, because the store is full or the record too old: the oldest readings first, then window
+//! results, then alerts. Never touched: what a pinned batch needs, what the windows' durable checkpoint has not passed,
+//! and the last chunk of the readings, which carries the state of the store.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::chunk;
+use super::file::{self, Error};
+use super::ledger::Books;
+use super::settings::{Settings, WhenFull};
+use super::work::SinkSpec;
+use crate::forward::settings::Required;
+use crate::reading::Timestamp;
+use crate::stream::{GapReason, Seq, SeqRange, Stream};
+
+/// Trimming in every commit costs a page each time, in every 64th next to nothing.
+pub(super) const TRIM_EVERY_COMMITS: u64 = 64;
+/// redb's overhead around a row in its page.
+const ROW_OVERHEAD_BYTES: usize = 96;
+const PAGE_BYTES: usize = 4_096;
+
+/// What retention goes by.
+pub(super) struct Limits<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) sinks: &'a [SinkSpec],
+    /// Readings before this are not needed to recognise redeliveries.
+    pub(super) recent_position: Seq,
+    pub(super) wall: Timestamp,
+    /// Whether it is time to trim even without need.
+    pub(super) trim_now: bool,
+}
+
+/// How full the store is after a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pressure {
+    /// Something was given up in this commit.
+    pub(super) shed: u64,
+    /// It is over its limit, and nothing more can be given up now.
+    pub(super) over: bool,
+    /// A checkpoint of the windows would allow more to go.
+    pub(super) wants_checkpoint: bool,
+    /// Rows were looked through for what can go.
+    pub(super) trimmed: bool,
+}
+
+/// Bytes on disk of a row: above a page redb rounds up to a power of two of pages.
+pub(super) fn disk_bytes(row_bytes: usize) -> u64 {
+    let bytes = row_bytes + ROW_OVERHEAD_BYTES;
+    let rounded = if bytes > PAGE_BYTES { bytes.next_power_of_two() } else { bytes };
+    rounded as u64
+}
+
+impl Books {
+    /// Bytes on disk of all that is held.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.held_bytes).sum()
+    }
+}
+
+/// Trims and sheds as far as the limits ask for it.
+pub(super) fn enforce(
+    transaction: &WriteTransaction,
+    books: &mut Books,
+    limits: &Limits<'_>,
+) -> Result<Pressure, Error> {
+    let mut pressure = Pressure::default();
+    let max_bytes = limits.settings.max_size_bytes;
+    let is_full = |books: &Books| books.held_bytes() > max_bytes;
+    if !limits.trim_now && !is_full(books) {
+        return Ok(pressure);
+    }
+    pressure.trimmed = true;
+    for stream in Stream::ALL {
+        Sweep { stream, limits }.trim(transaction, books)?;
+    }
+    for stream in Stream::ALL {
+        let sweep = Sweep { stream, limits };
+        pressure.shed += sweep.shed(transaction, books, GapReason::ShedAge, &|_, newest| sweep.is_too_old(newest))?;
+    }
+    if is_full(books) {
+        for stream in Stream::ALL {
+            let sweep = Sweep { stream, limits };
+            pressure.shed +=
+                sweep.shed(transaction, books, GapReason::ShedSize, &|books, _| books.held_bytes() > max_bytes)?;
+        }
+    }
+    pressure.over = is_full(books);
+    let next = books.stream(Stream::Readings).next;
+    pressure.wants_checkpoint = pressure.over && books.checkpoint.position < next;
+    Ok(pressure)
+}
+
+/// One pass over the rows of a stream.
+struct Sweep<'a> {
+    stream: Stream,
+    limits: &'a Limits<'a>,
+}
+
+impl Sweep<'_> {
+    /// Rows that end at or before this may go, whoever has them.
+    fn free_until(&self, books: &Books) -> Seq {
+        match self.stream {
+            Stream::Readings => books.checkpoint.position.min(self.limits.recent_position),
+            Stream::Windows => books.checkpoint.windows_next,
+            Stream::Alerts => books.stream(Stream::Alerts).next,
+        }
+    }
+
+    fn takers(&self) -> impl Iterator<Item = &SinkSpec> {
+        self.limits.sinks.iter().filter(|sink| sink.streams.contains(&self.stream))
+    }
+
+    fn is_too_old(&self, newest: Timestamp) -> bool {
+        let max_age = i64::try_from(self.limits.settings.max_age.as_micros()).unwrap_or(i64::MAX);
+        newest != Timestamp(0) && self.limits.wall.micros_since(newest) > max_age
+    }
+
+    /// Removes rows that every sink has.
+    fn trim(&self, transaction: &WriteTransaction, books: &mut Books) -> Result<(), Error> {
+        // Without any sink everything waits for the first one.
+        if self.limits.sinks.is_empty() {
+            return Ok(());
+        }
+        let settled = self
+            .takers()
+            .filter_map(|sink| books.sinks.get(&sink.name)?.streams.get(&self.stream))
+            .map(|ledger| ledger.cursor)
+            .min()
+            .unwrap_or(books.stream(self.stream).next);
+        let until = settled.min(self.free_until(books));
+        self.remove(transaction, books, |_, range, _| if range.last < until { Fate::Remove } else { Fate::Stop })?;
+        Ok(())
+    }
+
+    /// Gives up rows, the oldest first, while `more` says so of the books and the row's newest receipt.
+    fn shed(
+        &self,
+        transaction: &WriteTransaction,
+        books: &mut Books,
+        reason: GapReason,
+        more: &dyn Fn(&Books, Timestamp) -> bool,
+    ) -> Result<u64, Error> {
+        let free_until = self.free_until(books);
+        let gone = self.remove(transaction, books, |books, range, newest| {
+            if range.last >= free_until || !more(books, newest) {
+                return Fate::Stop;
+            }
+            let ledgers = || {
+                self.takers().filter_map(|sink| {
+                    let ledger = books.sinks.get(&sink.name)?.streams.get(&self.stream)?;
+                    Some((sink, ledger))
+                })
+            };
+            if ledgers().any(|(_, ledger)| ledger.is_pinned(range)) {
+                return Fate::Keep;
+            }
+            let wanted_by_required =
+                ledgers().any(|(sink, ledger)| sink.required == Required::Yes && !ledger.is_settled(range));
+            let is_blocking = self.limits.settings.when_full == WhenFull::Block && reason == GapReason::ShedSize;
+            if is_blocking && (wanted_by_required || self.limits.sinks.is_empty()) {
+                return Fate::Stop;
+            }
+            Fate::Shed
+        })?;
+        // Ledgers change after the sweep, because the sweep reads them.
+        for sink in self.takers() {
+            let books = books.sinks.get_mut(&sink.name).and_then(|sink| sink.streams.get_mut(&self.stream));
+            if let Some(ledger) = books {
+                gone.iter().for_each(|range| drop(ledger.shed(*range, reason)));
+            }
+        }
+        Ok(gone.iter().map(|range| range.count()).sum())
+    }
+
+    /// Goes through the rows from the oldest on and does what `fate` says of each. Returns what was shed.
+    fn remove(
+        &self,
+        transaction: &WriteTransaction,
+        books: &mut Books,
+        mut fate: impl FnMut(&Books, SeqRange, Timestamp) -> Fate,
+    ) -> Result<Vec<SeqRange>, Error> {
+        let mut shed = Vec::new();
+        let mut table = transaction.open_table(file::table(self.stream))?;
+        let index = self.stream.index();
+        let next = books.streams[index].next;
+        let mut from = books.streams[index].oldest;
+        let mut oldest_kept = None;
+        loop {
+            let found = match table.range(from.0..)?.next() {
+                Some(row) => {
+                    let (key, value) = row?;
+                    let header = chunk::Header::parse(value.value()).map_err(|source| Error::Chunk {
+                        stream: self.stream,
+                        seq: Seq(key.value()),
+                        source,
+                    })?;
+                    header.range().map(|range| (range, header))
+                }
+                None => None,
+            };
+            // The last chunk of the readings carries the state; it stays until the next commit has written another.
+            let Some((range, header)) = found.filter(|(range, _)| self.stream != Stream::Readings || range.last.next() < next)
+            else {
+                break;
+            };
+            let fate = fate(books, range, header.newest_received);
+            match fate {
+                Fate::Stop => {
+                    oldest_kept.get_or_insert(range.first);
+                    break;
+                }
+                Fate::Keep => {
+                    oldest_kept.get_or_insert(range.first);
+                }
+                Fate::Remove | Fate::Shed => {
+                    table.remove(range.first.0)?;
+                    let stream = &mut books.streams[index];
+                    stream.held_bytes = stream.held_bytes.saturating_sub(disk_bytes(header.chunk_bytes()));
+                    stream.held_chunks = stream.held_chunks.saturating_sub(1);
+                    if fate == Fate::Shed {
+                        shed.push(range);
+                    }
+                }
+            }
+            from = range.last.next();
+        }
+        books.streams[index].oldest = oldest_kept.unwrap_or(from);
+        Ok(shed)
+    }
+}
+
+/// What happens to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It goes; everybody has it.
+    Remove,
+    /// It goes; who misses it is told.
+    Shed,
+    /// It stays, and the next is looked at.
+    Keep,
+    /// It stays, and so do all after it.
+    Stop,
+}

@@ -1,0 +1,101 @@
+//! What waits for the next commit, and what rooms may ask for.
+
+use tokio::time::Instant;
+
+use super::{DeadLetterOrigin, WindowsUpdate};
+use super::ledger::SourceCounts;
+use super::recent::Change;
+use crate::forward::settings::{BatchLimits, Required};
+use crate::reading::{Reading, Timestamp};
+use crate::stream::{Seq, Stream};
+
+/// What the ingest room gathered: one group, stored together.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// The readings, in the order of arrival.
+    pub readings: Vec<Reading>,
+    /// What could not be decoded.
+    pub rejected: Vec<Letter>,
+    /// What is to be added to each source's counts.
+    pub counts: Vec<(String, SourceCounts)>,
+    /// What the peers sent.
+    pub recent: Vec<Change>,
+    /// When the oldest reading of the group arrived.
+    pub since: Option<Instant>,
+    /// True if readings come so slowly that the next is not expected while a batch would wait for it.
+    pub sparse: bool,
+}
+
+/// A dead letter before it has an id.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// When it was refused.
+    pub time: Timestamp,
+    /// Where it comes from.
+    pub origin: DeadLetterOrigin,
+    /// Why it was refused.
+    pub reason: String,
+    /// The payload or record, perhaps cut.
+    pub payload: Vec<u8>,
+    /// Its length before the cut.
+    pub payload_bytes: u64,
+    /// xxh3-64 of all of it.
+    pub payload_hash: u64,
+}
+
+/// A change of one sink's ledger of one stream.
+#[derive(Debug)]
+pub struct LedgerChange {
+    /// The sink.
+    pub sink: String,
+    /// The stream.
+    pub stream: Stream,
+    /// What happened.
+    pub event: LedgerEvent,
+}
+
+/// What happened between a sink and the store.
+#[derive(Debug)]
+pub enum LedgerEvent {
+    /// It has everything before this number.
+    Advance(Seq),
+    /// Batches shall end at these numbers.
+    Pin(Vec<Seq>),
+    /// The first pinned batch was refused as a whole.
+    Split,
+    /// The only record of the first pinned batch was refused for good.
+    DeadLetter(Seq, Box<Letter>),
+}
+
+/// A sink, as far as the store has to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkSpec {
+    /// The configured name.
+    pub name: String,
+    /// The streams it takes.
+    pub streams: Vec<Stream>,
+    /// How batches are cut.
+    pub batch: BatchLimits,
+    /// Whether it may stop intake.
+    pub required: Required,
+}
+
+/// Everything that waits for one commit. Kept until that commit is durable.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) group: Option<Group>,
+    pub(super) windows: Option<WindowsUpdate>,
+    pub(super) ledger: Vec<LedgerChange>,
+    pub(super) remember: Vec<(String, Vec<u8>)>,
+    pub(super) sinks: Option<Vec<SinkSpec>>,
+}
+
+impl Work {
+    pub(super) fn is_empty(&self) -> bool {
+        self.group.is_none()
+            && self.windows.is_none()
+            && self.ledger.is_empty()
+            && self.remember.is_empty()
+            && self.sinks.is_none()
+    }
+}
