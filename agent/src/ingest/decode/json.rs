@@ -1,0 +1,513 @@
+//! JSON payloads: one walk over the text, without building a tree.
+//!
+//! The JSON reader calls a visitor for each value; the visitor knows where it stands (the joined name of the place,
+//! and what the subscription wants there) and puts leaves straight into the reading. A message is taken whole or not
+//! at all, so validity never depends on `fields`: keys that stand twice and oversized integers reject it anywhere.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use super::assemble::Assembly;
+use super::keys::{Keys, Mark, Twice};
+use super::names::Names;
+use super::plan::Wanted;
+use super::rejection::{Rejection, quoted, start_of};
+use super::route::field_name_too_long;
+use super::time::{self, Fault};
+use super::value::{NumberForm, parse_integer};
+use super::{MAX_DEPTH, MAX_FIELD_NAME_BYTES, MAX_FIELDS};
+use crate::reading::{Reading, Timestamp, Value};
+
+/// What the JSON reader says when it meets the bracket that is one too deep.
+const TOO_DEEP: &str = "recursion limit exceeded";
+/// 2^63: a float below it is no integer that was too large for one.
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+/// Scratch memory beyond this is given back after the message that needed it.
+const KEPT_SCRATCH_BYTES: usize = 64 << 10;
+
+/// What a JSON document holds.
+#[derive(Debug)]
+pub(super) enum Document {
+    /// One object, and its reading if it has a value.
+    Object(Option<Reading>),
+    /// An array of objects, and the readings of those that have values.
+    Array(Vec<Reading>),
+    /// `null`.
+    Null,
+}
+
+/// Memory that is used for every message anew.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The joined name of the place that is being read.
+    path: String,
+    keys: Keys,
+    /// What the object being read has.
+    pub(super) object: Object,
+}
+
+/// What an object has, as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Object {
+    pub(super) names: Names,
+    pub(super) values: Vec<Value>,
+    pub(super) time: Option<Timestamp>,
+    pub(super) has_device: bool,
+    /// The device's name, if `has_device`.
+    pub(super) device: String,
+}
+
+/// Reads the document `text`.
+pub(super) fn read(
+    text: &str,
+    scratch: &mut Scratch,
+    assembly: &mut Assembly<'_>,
+) -> Result<Document, Rejection> {
+    scratch.path.clear();
+    scratch.keys.clear();
+    let mut walk = Walk { text, scratch, assembly, fault: None, huge: Huge::default() };
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let document = Top { walk: &mut walk, element: None }.deserialize(&mut reader);
+    let document = document.and_then(|document| reader.end().map(|()| document));
+    let fault = walk.fault.take();
+    walk.scratch.shrink();
+    document.map_err(|error| fault.unwrap_or_else(|| not_json(&error)))
+}
+
+impl Scratch {
+    fn shrink(&mut self) {
+        if self.path.capacity() > KEPT_SCRATCH_BYTES || self.object.device.capacity() > KEPT_SCRATCH_BYTES {
+            self.path = String::new();
+            self.object.device = String::new();
+        }
+        self.keys.shrink(KEPT_SCRATCH_BYTES);
+        self.object.names.shrink(KEPT_SCRATCH_BYTES);
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Rejection {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let what = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    if what == TOO_DEEP {
+        return Rejection::TooDeep { limit: MAX_DEPTH };
+    }
+    Rejection::NotJson { what: what.to_owned(), line, column }
+}
+
+/// A walk through one document.
+struct Walk<'w, 'a> {
+    text: &'w str,
+    scratch: &'w mut Scratch,
+    assembly: &'w mut Assembly<'a>,
+    /// Why the walk was broken off.
+    fault: Option<Rejection>,
+    huge: Huge,
+}
+
+impl<'a> Walk<'_, 'a> {
+    /// Breaks the walk off. The error carries nothing; the reason waits in the walk.
+    fn fail<E: serde::de::Error>(&mut self, reason: Rejection) -> E {
+        self.fault = Some(reason);
+        E::custom("rejected")
+    }
+
+    /// Reads an object that is a reading, at the top of the document or as an element of the array there.
+    fn reading<'de, A: MapAccess<'de>>(
+        &mut self,
+        element: Option<usize>,
+        map: A,
+    ) -> Result<Option<Reading>, A::Error> {
+        self.scratch.object.begin(self.assembly);
+        let root: &'a Wanted = &self.assembly.plan.root;
+        let reading = match self.object(Some(root), root.takes, map) {
+            Ok(()) => match self.assembly.reading(&mut self.scratch.object) {
+                Ok(reading) => return Ok(reading),
+                Err(reason) => Err(self.fail(reason)),
+            },
+            Err(error) => Err(error),
+        };
+        if let (Some(index), Some(reason)) = (element, self.fault.take()) {
+            self.fault = Some(Rejection::Element { index, reason: Box::new(reason) });
+        }
+        reading
+    }
+
+    /// Reads the keys and values of an object. The path ends where its keys begin.
+    fn object<'de, A: MapAccess<'de>>(
+        &mut self,
+        wanted: Option<&'a Wanted>,
+        takes: bool,
+        mut map: A,
+    ) -> Result<(), A::Error> {
+        let mark = self.scratch.keys.open();
+        let start = self.scratch.path.len();
+        while let Some(wanted) = map.next_key_seed(Key { walk: self, mark, wanted })? {
+            let takes = takes || wanted.is_some_and(|wanted| wanted.takes);
+            map.next_value_seed(Place { walk: self, wanted, takes })?;
+            self.scratch.path.truncate(start);
+        }
+        let closed = self.scratch.keys.close(mark);
+        closed.map_err(|Twice(key)| self.fail(Rejection::DuplicateKey { key }))
+    }
+
+    /// Adds a field under the current path.
+    fn push<E: serde::de::Error>(&mut self, value: Value) -> Result<(), E> {
+        let Scratch { path, object, .. } = &mut *self.scratch;
+        if path.len() > MAX_FIELD_NAME_BYTES {
+            let reason = field_name_too_long(path);
+            return Err(self.fail(reason));
+        }
+        if object.values.len() == MAX_FIELDS {
+            return Err(self.fail(Rejection::TooManyFields { limit: MAX_FIELDS }));
+        }
+        object.names.push(path);
+        object.values.push(value);
+        Ok(())
+    }
+
+    /// Notes the time, which is written as `found`.
+    fn time<E: serde::de::Error>(
+        &mut self,
+        time: Result<Timestamp, Fault>,
+        found: impl FnOnce() -> String,
+    ) -> Result<(), E> {
+        self.scratch.object.time = Some(match time {
+            Ok(time) => time,
+            Err(Fault::Unreadable) => return Err(self.fail(Rejection::TimeUnreadable { found: found() })),
+            Err(Fault::OutOfRange) => return Err(self.fail(Rejection::TimeOutOfRange { found: found() })),
+        });
+        Ok(())
+    }
+
+    /// Notes the device's name.
+    fn device(&mut self, name: fmt::Arguments<'_>) {
+        let object = &mut self.scratch.object;
+        object.device.clear();
+        object.has_device = true;
+        // Writing to a string cannot fail.
+        let _: fmt::Result = fmt::Write::write_fmt(&mut object.device, name);
+    }
+}
+
+impl Object {
+    /// Begins anew, with the names that `assembly` expects.
+    pub(super) fn begin(&mut self, assembly: &Assembly<'_>) {
+        self.names.begin(assembly.expected_shape());
+        self.values = Vec::with_capacity(self.names.expected());
+        self.time = None;
+        self.has_device = false;
+    }
+}
+
+/// The document, or an element of the array that it is.
+struct Top<'t, 'w, 'a> {
+    walk: &'t mut Walk<'w, 'a>,
+    /// The index of the element; `None`: the document itself.
+    element: Option<usize>,
+}
+
+impl Top<'_, '_, '_> {
+    fn no_object<E: serde::de::Error>(self, found: &'static str) -> E {
+        self.walk.fail(match self.element {
+            None => Rejection::BareValue { found },
+            Some(index) => Rejection::NotAnObject { index, found },
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Top<'_, '_, '_> {
+    type Value = Document;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Document, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Top<'_, '_, '_> {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Document, A::Error> {
+        self.walk.reading(self.element, map).map(Document::Object)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Document, A::Error> {
+        if self.element.is_some() {
+            return Err(self.no_object("an array"));
+        }
+        let mut readings = Vec::new();
+        for index in 0.. {
+            let top = Top { walk: &mut *self.walk, element: Some(index) };
+            match elements.next_element_seed(top)? {
+                Some(Document::Object(reading)) => readings.extend(reading),
+                Some(Document::Null | Document::Array(_)) => {}
+                None => break,
+            }
+        }
+        Ok(Document::Array(readings))
+    }
+
+    /// `null` says nothing, at the top as anywhere.
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Document, E> {
+        Ok(Document::Null)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Document, E> {
+        Err(self.no_object("a boolean"))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Document, E> {
+        Err(self.no_object("a number"))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Document, E> {
+        Err(self.no_object("a number"))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Document, E> {
+        Err(self.no_object("a number"))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Document, E> {
+        Err(self.no_object("a string"))
+    }
+}
+
+/// A key: extends the path, and finds out what is wanted there.
+struct Key<'t, 'w, 'a> {
+    walk: &'t mut Walk<'w, 'a>,
+    mark: Mark,
+    wanted: Option<&'a Wanted>,
+}
+
+impl<'de, 'a> DeserializeSeed<'de> for Key<'_, '_, 'a> {
+    type Value = Option<&'a Wanted>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'_> for Key<'_, '_, 'a> {
+    type Value = Option<&'a Wanted>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+        if let Err(Twice(key)) = self.walk.scratch.keys.add(self.mark, key) {
+            return Err(self.walk.fail(Rejection::DuplicateKey { key }));
+        }
+        self.walk.scratch.path.push_str(key);
+        Ok(self.wanted.and_then(|wanted| wanted.below(key)))
+    }
+}
+
+/// A place within an object: a leaf, or an object or array of more places.
+struct Place<'t, 'w, 'a> {
+    walk: &'t mut Walk<'w, 'a>,
+    /// What is wanted here, if anything is said of it.
+    wanted: Option<&'a Wanted>,
+    /// Whether leaves from here on are fields.
+    takes: bool,
+}
+
+impl Place<'_, '_, '_> {
+    fn is_field(&self) -> bool {
+        self.takes && !self.wanted.is_some_and(|wanted| wanted.is_no_field)
+    }
+
+    fn is_time(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.is_time)
+    }
+
+    fn is_device(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.is_device)
+    }
+
+    /// Here stands something that can be neither time nor device: an error if it is to be one.
+    fn refuse<E: serde::de::Error>(&mut self, found: &'static str) -> Result<(), E> {
+        if self.is_time() {
+            return Err(self.walk.fail(Rejection::TimeUnreadable { found: found.into() }));
+        }
+        if self.is_device() {
+            let pointer = self.walk.assembly.plan.device.as_deref().unwrap_or_default().into();
+            return Err(self.walk.fail(Rejection::DeviceNotAName { pointer, found }));
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Place<'_, '_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Place<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<(), E> {
+        self.refuse("a boolean")?;
+        if self.is_field() { self.walk.push(Value::Bool(value)) } else { Ok(()) }
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        if self.is_time() {
+            self.walk.time(time::from_i64(value), || value.to_string())?;
+        }
+        if self.is_device() {
+            self.walk.device(format_args!("{value}"));
+        }
+        if self.is_field() { self.walk.push(Value::Int(value)) } else { Ok(()) }
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        match i64::try_from(value) {
+            Ok(value) => return self.visit_i64(value),
+            Err(_) if self.is_time() => self.walk.time(time::from_u64(value), || value.to_string())?,
+            Err(_) => {}
+        }
+        if self.is_device() {
+            self.walk.device(format_args!("{value}"));
+        }
+        if self.is_field() { self.walk.push(Value::Uint(value)) } else { Ok(()) }
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        if value.abs() >= TWO_TO_63 && self.walk.huge.is_integer(self.walk.text) {
+            let field = start_of(&self.walk.scratch.path);
+            return Err(self.walk.fail(Rejection::IntegerTooLarge { field }));
+        }
+        if self.is_time() {
+            self.walk.time(time::from_f64(value), || value.to_string())?;
+        }
+        if self.is_device() {
+            self.walk.device(format_args!("{value}"));
+        }
+        if self.is_field() { self.walk.push(Value::Float(value)) } else { Ok(()) }
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        if self.is_time() {
+            let time = time::from_text(value, self.walk.assembly.zone);
+            self.walk.time(time, || quoted(value))?;
+        }
+        if self.is_device() {
+            self.walk.device(format_args!("{value}"));
+        }
+        if self.is_field() { self.walk.push(Value::Text(value.into())) } else { Ok(()) }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<(), A::Error> {
+        self.refuse("an object")?;
+        self.walk.scratch.path.push('.');
+        self.walk.object(self.wanted, self.takes, map)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        self.refuse("an array")?;
+        self.walk.scratch.path.push('.');
+        let start = self.walk.scratch.path.len();
+        let mut digits = itoa::Buffer::new();
+        for index in 0_usize.. {
+            let name = digits.format(index);
+            self.walk.scratch.path.push_str(name);
+            let wanted = self.wanted.filter(|wanted| wanted.has_below());
+            let wanted = wanted.and_then(|wanted| wanted.below(name));
+            let takes = self.takes || wanted.is_some_and(|wanted| wanted.takes);
+            let element = elements.next_element_seed(Place { walk: &mut *self.walk, wanted, takes })?;
+            self.walk.scratch.path.truncate(start);
+            if element.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers so large that the JSON reader hands them over as floats, though they may be written as integers.
+///
+/// The reader does not say which. So the first such number makes us scan the text for the first integer that is too
+/// large; which of the huge numbers it is, counted from the start, tells whether the reader has come to it.
+#[derive(Debug, Default)]
+struct Huge {
+    seen: usize,
+    /// The place of the first integer among the huge numbers, from 1; 0 if there is none. `None`: not yet scanned.
+    first_integer: Option<usize>,
+}
+
+impl Huge {
+    /// Counts one more huge number: true if it is written as an integer.
+    fn is_integer(&mut self, text: &str) -> bool {
+        self.seen += 1;
+        *self.first_integer.get_or_insert_with(|| first_huge_integer(text)) == self.seen
+    }
+}
+
+/// The place of the first integer beyond 64 bits among the numbers of `text` that are huge, from 1; 0 if there is
+/// none. Beyond the first error in `text` the answer means nothing.
+fn first_huge_integer(text: &str) -> usize {
+    let mut seen = 0;
+    for number in Numbers(text) {
+        let is_huge_float = || number.parse::<f64>().is_ok_and(|value| value.abs() >= TWO_TO_63);
+        match NumberForm::of(number) {
+            Some(NumberForm::Integer) if parse_integer(number).is_none() => return seen + 1,
+            Some(NumberForm::Float) if is_huge_float() => seen += 1,
+            Some(NumberForm::Integer | NumberForm::Float) | None => {}
+        }
+    }
+    0
+}
+
+/// The numbers of a JSON text, as they are written.
+struct Numbers<'t>(&'t str);
+
+impl<'t> Iterator for Numbers<'t> {
+    type Item = &'t str;
+
+    fn next(&mut self) -> Option<&'t str> {
+        loop {
+            let at = self.0.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit())?;
+            let rest = self.0.split_at(at).1;
+            if let Some(string) = rest.strip_prefix('"') {
+                self.0 = behind_string(string);
+                continue;
+            }
+            let is_number = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+            let end = rest.find(|c| !is_number(c)).unwrap_or(rest.len());
+            let (number, rest) = rest.split_at(end);
+            self.0 = rest;
+            return Some(number);
+        }
+    }
+}
+
+/// What follows the closing quote of a string whose opening quote is gone.
+fn behind_string(text: &str) -> &str {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'"' if !escaped => return text.split_at(at + 1).1,
+            b'\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    ""
+}
