@@ -128,8 +128,9 @@ impl<'a> Walk<'_, 'a> {
             },
             Err(error) => Err(error),
         };
-        if let (Some(index), Some(reason)) = (element, self.fault.take()) {
-            self.fault = Some(Rejection::Element { index, reason: Box::new(reason) });
+        if let Some(index) = element {
+            let reason = self.fault.take().map(Box::new);
+            self.fault = reason.map(|reason| Rejection::Element { index, reason });
         }
         reading
     }
