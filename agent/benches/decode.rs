@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
-use holdfast::ingest::decode::Decoder;
+use holdfast::ingest::decode::{Decoded, Decoder};
 use holdfast::ingest::settings::{Payload, Pointer, Subscription};
 use holdfast::ingest::topic::Template;
 use holdfast::reading::{ClockState, Timestamp};
@@ -49,7 +49,8 @@ fn topics(count: usize, suffix: &str) -> Vec<String> {
 fn run(bencher: Bencher<'_, '_>, subscription: Subscription, topics: &[String], payload: &str) {
     let mut decoder = Decoder::new(&Arc::from("plant"), Arc::from([subscription]));
     for topic in topics.iter().take(1_000) {
-        black_box(decoder.decode(topic, payload.as_bytes(), RECEIVED, ClockState::Synced));
+        let decoded = decoder.decode(topic, payload.as_bytes(), RECEIVED, ClockState::Synced);
+        assert!(matches!(decoded, Decoded::Reading(_)), "{decoded:?}");
     }
     let mut topics = topics.iter().cycle();
     bencher.counter(ItemsCount::new(1_u32)).bench_local(|| {

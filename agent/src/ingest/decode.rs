@@ -36,6 +36,7 @@ const MAX_DEPTH: usize = 127;
 
 /// What a payload turned out to be.
 #[derive(Debug, PartialEq)]
+#[must_use]
 pub enum Decoded {
     /// One reading.
     Reading(Reading),

@@ -6,12 +6,12 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::assemble::Assembly;
 use super::keys::{Keys, Mark, Twice};
 use super::names::Names;
-use super::plan::Wanted;
+use super::plan::Scope;
 use super::rejection::{Rejection, quoted, start_of};
 use super::route::field_name_too_long;
 use super::time::{self, Fault};
@@ -120,8 +120,7 @@ impl<'a> Walk<'_, 'a> {
         map: A,
     ) -> Result<Option<Reading>, A::Error> {
         self.scratch.object.begin(self.assembly);
-        let root: &'a Wanted = &self.assembly.plan.root;
-        let reading = match self.object(Some(root), root.takes, map) {
+        let reading = match self.object(self.assembly.plan.top(), map) {
             Ok(()) => match self.assembly.reading(&mut self.scratch.object) {
                 Ok(reading) => return Ok(reading),
                 Err(reason) => Err(self.fail(reason)),
@@ -136,17 +135,11 @@ impl<'a> Walk<'_, 'a> {
     }
 
     /// Reads the keys and values of an object. The path ends where its keys begin.
-    fn object<'de, A: MapAccess<'de>>(
-        &mut self,
-        wanted: Option<&'a Wanted>,
-        takes: bool,
-        mut map: A,
-    ) -> Result<(), A::Error> {
+    fn object<'de, A: MapAccess<'de>>(&mut self, scope: Scope<'a>, mut map: A) -> Result<(), A::Error> {
         let mark = self.scratch.keys.open();
         let start = self.scratch.path.len();
-        while let Some(wanted) = map.next_key_seed(Key { walk: self, mark, wanted })? {
-            let takes = takes || wanted.is_some_and(|wanted| wanted.takes);
-            map.next_value_seed(Place { walk: self, wanted, takes })?;
+        while let Some(scope) = map.next_key_seed(Key { walk: self, mark, scope })? {
+            map.next_value_seed(Place { walk: self, scope })?;
             self.scratch.path.truncate(start);
         }
         let closed = self.scratch.keys.close(mark);
@@ -183,12 +176,11 @@ impl<'a> Walk<'_, 'a> {
     }
 
     /// Notes the device's name.
-    fn device(&mut self, name: fmt::Arguments<'_>) {
+    fn device(&mut self, name: &str) {
         let object = &mut self.scratch.object;
-        object.device.clear();
         object.has_device = true;
-        // Writing to a string cannot fail.
-        let _: fmt::Result = fmt::Write::write_fmt(&mut object.device, name);
+        object.device.clear();
+        object.device.push_str(name);
     }
 }
 
@@ -283,61 +275,53 @@ impl<'de> Visitor<'de> for Top<'_, '_, '_> {
 struct Key<'t, 'w, 'a> {
     walk: &'t mut Walk<'w, 'a>,
     mark: Mark,
-    wanted: Option<&'a Wanted>,
+    /// What is wanted of the object.
+    scope: Scope<'a>,
 }
 
 impl<'de, 'a> DeserializeSeed<'de> for Key<'_, '_, 'a> {
-    type Value = Option<&'a Wanted>;
+    type Value = Scope<'a>;
 
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Scope<'a>, D::Error> {
         reader.deserialize_str(self)
     }
 }
 
 impl<'a> Visitor<'_> for Key<'_, '_, 'a> {
-    type Value = Option<&'a Wanted>;
+    type Value = Scope<'a>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Scope<'a>, E> {
         if let Err(Twice(key)) = self.walk.scratch.keys.add(self.mark, key) {
             return Err(self.walk.fail(Rejection::DuplicateKey { key }));
         }
         self.walk.scratch.path.push_str(key);
-        Ok(self.wanted.and_then(|wanted| wanted.below(key)))
+        Ok(self.scope.below(key))
     }
 }
 
 /// A place within an object: a leaf, or an object or array of more places.
 struct Place<'t, 'w, 'a> {
     walk: &'t mut Walk<'w, 'a>,
-    /// What is wanted here, if anything is said of it.
-    wanted: Option<&'a Wanted>,
-    /// Whether leaves from here on are fields.
-    takes: bool,
+    /// What is wanted here.
+    scope: Scope<'a>,
 }
 
 impl Place<'_, '_, '_> {
-    fn is_field(&self) -> bool {
-        self.takes && !self.wanted.is_some_and(|wanted| wanted.is_no_field)
-    }
-
-    fn is_time(&self) -> bool {
-        self.wanted.is_some_and(|wanted| wanted.is_time)
-    }
-
-    fn is_device(&self) -> bool {
-        self.wanted.is_some_and(|wanted| wanted.is_device)
+    /// Adds `value` to the fields if it is to be one.
+    fn leaf<E: serde::de::Error>(self, value: Value) -> Result<(), E> {
+        if self.scope.is_field() { self.walk.push(value) } else { Ok(()) }
     }
 
     /// Here stands something that can be neither time nor device: an error if it is to be one.
     fn refuse<E: serde::de::Error>(&mut self, found: &'static str) -> Result<(), E> {
-        if self.is_time() {
+        if self.scope.is_time() {
             return Err(self.walk.fail(Rejection::TimeUnreadable { found: found.into() }));
         }
-        if self.is_device() {
+        if self.scope.is_device() {
             let pointer = self.walk.assembly.plan.device.as_deref().unwrap_or_default().into();
             return Err(self.walk.fail(Rejection::DeviceNotAName { pointer, found }));
         }
@@ -366,29 +350,30 @@ impl<'de> Visitor<'de> for Place<'_, '_, '_> {
 
     fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<(), E> {
         self.refuse("a boolean")?;
-        if self.is_field() { self.walk.push(Value::Bool(value)) } else { Ok(()) }
+        self.leaf(Value::Bool(value))
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        if self.is_time() {
+        if self.scope.is_time() {
             self.walk.time(time::from_i64(value), || value.to_string())?;
         }
-        if self.is_device() {
-            self.walk.device(format_args!("{value}"));
+        if self.scope.is_device() {
+            self.walk.device(itoa::Buffer::new().format(value));
         }
-        if self.is_field() { self.walk.push(Value::Int(value)) } else { Ok(()) }
+        self.leaf(Value::Int(value))
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        match i64::try_from(value) {
-            Ok(value) => return self.visit_i64(value),
-            Err(_) if self.is_time() => self.walk.time(time::from_u64(value), || value.to_string())?,
-            Err(_) => {}
+        if let Ok(value) = i64::try_from(value) {
+            return self.visit_i64(value);
         }
-        if self.is_device() {
-            self.walk.device(format_args!("{value}"));
+        if self.scope.is_time() {
+            self.walk.time(time::from_u64(value), || value.to_string())?;
         }
-        if self.is_field() { self.walk.push(Value::Uint(value)) } else { Ok(()) }
+        if self.scope.is_device() {
+            self.walk.device(itoa::Buffer::new().format(value));
+        }
+        self.leaf(Value::Uint(value))
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
@@ -396,30 +381,30 @@ impl<'de> Visitor<'de> for Place<'_, '_, '_> {
             let field = start_of(&self.walk.scratch.path);
             return Err(self.walk.fail(Rejection::IntegerTooLarge { field }));
         }
-        if self.is_time() {
+        if self.scope.is_time() {
             self.walk.time(time::from_f64(value), || value.to_string())?;
         }
-        if self.is_device() {
-            self.walk.device(format_args!("{value}"));
+        if self.scope.is_device() {
+            self.walk.device(&value.to_string());
         }
-        if self.is_field() { self.walk.push(Value::Float(value)) } else { Ok(()) }
+        self.leaf(Value::Float(value))
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        if self.is_time() {
+        if self.scope.is_time() {
             let time = time::from_text(value, self.walk.assembly.zone);
             self.walk.time(time, || quoted(value))?;
         }
-        if self.is_device() {
-            self.walk.device(format_args!("{value}"));
+        if self.scope.is_device() {
+            self.walk.device(value);
         }
-        if self.is_field() { self.walk.push(Value::Text(value.into())) } else { Ok(()) }
+        if self.scope.is_field() { self.walk.push(Value::Text(value.into())) } else { Ok(()) }
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<(), A::Error> {
         self.refuse("an object")?;
         self.walk.scratch.path.push('.');
-        self.walk.object(self.wanted, self.takes, map)
+        self.walk.object(self.scope, map)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
@@ -430,10 +415,8 @@ impl<'de> Visitor<'de> for Place<'_, '_, '_> {
         for index in 0_usize.. {
             let name = digits.format(index);
             self.walk.scratch.path.push_str(name);
-            let wanted = self.wanted.filter(|wanted| wanted.has_below());
-            let wanted = wanted.and_then(|wanted| wanted.below(name));
-            let takes = self.takes || wanted.is_some_and(|wanted| wanted.takes);
-            let element = elements.next_element_seed(Place { walk: &mut *self.walk, wanted, takes })?;
+            let scope = self.scope.below(name);
+            let element = elements.next_element_seed(Place { walk: &mut *self.walk, scope })?;
             self.walk.scratch.path.truncate(start);
             if element.is_none() {
                 break;

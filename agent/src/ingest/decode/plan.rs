@@ -6,7 +6,7 @@ use crate::ingest::settings::{Payload, Pointer, Subscription};
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The top of an object.
-    pub(super) root: Wanted,
+    root: Wanted,
     /// The pointer to the time, as it is written; `None`: the time of receipt.
     pub(super) time: Option<Box<str>>,
     /// The pointer to the device's name, as it is written; `None`: the topic or the source says it.
@@ -15,22 +15,23 @@ pub(super) struct Plan {
     pub(super) max_future_micros: i64,
 }
 
-/// What is wanted at one place of an object, and below it.
+/// What the pointers say of one place of an object, and of those below it.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+struct Wanted {
     /// Names below this one at which something is wanted, sorted.
     below: Vec<(Box<str>, Self)>,
     /// The time stands here.
-    pub(super) is_time: bool,
+    is_time: bool,
     /// The device's name stands here, and no topic says it.
-    pub(super) is_device: bool,
+    is_device: bool,
     /// A leaf here is no field, because it was configured as time or device.
-    pub(super) is_no_field: bool,
+    is_no_field: bool,
     /// All leaves here and below are fields.
-    pub(super) takes: bool,
+    takes: bool,
 }
 
 impl Plan {
+    /// Prepares `subscription`.
     pub(super) fn new(subscription: &Subscription) -> Self {
         let mut root = Wanted::default();
         match &subscription.fields {
@@ -56,11 +57,47 @@ impl Plan {
             max_future_micros: i64::try_from(subscription.max_future.as_micros()).unwrap_or(i64::MAX),
         }
     }
+
+    /// The top of an object.
+    pub(super) fn top(&self) -> Scope<'_> {
+        Scope { wanted: Some(&self.root), takes: self.root.takes }
+    }
+}
+
+/// A place in a document, as a walk comes to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope<'a> {
+    /// What the pointers say of it, if any leads here or further.
+    wanted: Option<&'a Wanted>,
+    /// True if it lies at or below what is taken.
+    takes: bool,
+}
+
+impl Scope<'_> {
+    /// The place `name` below this one.
+    pub(super) fn below(self, name: &str) -> Self {
+        let wanted = self.wanted.and_then(|wanted| wanted.below(name));
+        Self { wanted, takes: self.takes || wanted.is_some_and(|wanted| wanted.takes) }
+    }
+
+    /// True if a leaf here is a field.
+    pub(super) fn is_field(self) -> bool {
+        self.takes && !self.wanted.is_some_and(|wanted| wanted.is_no_field)
+    }
+
+    /// True if the time stands here.
+    pub(super) fn is_time(self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.is_time)
+    }
+
+    /// True if the device's name stands here.
+    pub(super) fn is_device(self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.is_device)
+    }
 }
 
 impl Wanted {
-    /// What is wanted at `name` below this place, or `None` if nothing is said of it.
-    pub(super) fn below(&self, name: &str) -> Option<&Self> {
+    fn below(&self, name: &str) -> Option<&Self> {
         match &*self.below {
             [] => None,
             [(only, wanted)] => (**only == *name).then_some(wanted),
@@ -69,11 +106,6 @@ impl Wanted {
                 found.ok().map(|at| &many[at].1)
             }
         }
-    }
-
-    /// True if something is said of a place below.
-    pub(super) fn has_below(&self) -> bool {
-        !self.below.is_empty()
     }
 
     /// The place of `pointer`, made if there is none yet.
@@ -93,6 +125,6 @@ impl Wanted {
 
 /// `pointer` as an operator writes it.
 fn written(pointer: &Pointer) -> Box<str> {
-    let escaped = |token: &Box<str>| format!("/{}", token.replace('~', "~0").replace('/', "~1"));
-    pointer.tokens().iter().map(escaped).collect::<String>().into()
+    let escaped = pointer.tokens().iter().map(|token| token.replace('~', "~0").replace('/', "~1"));
+    escaped.fold(String::new(), |text, token| text + "/" + &token).into()
 }

@@ -339,13 +339,16 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in ".{0,40}") {
-            let _ = from_text(&text, &TimeZone::UTC).is_ok();
-        }
-
-        #[test]
-        fn no_number_panics(float in any::<f64>(), signed in any::<i64>(), unsigned in any::<u64>()) {
-            let _ = (from_f64(float).is_ok(), from_i64(signed).is_ok(), from_u64(unsigned).is_ok());
+        fn every_readable_time_can_be_written(
+            text in "[0-9]{4}-[01][0-9]-[0-3][0-9][Tt ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{1,9})?([Zz]|[+-][0-2][0-9]:?[0-5][0-9])?|.{0,40}",
+            float in any::<f64>(),
+            signed in any::<i64>(),
+            unsigned in any::<u64>(),
+        ) {
+            let text = from_text(&text, &TimeZone::UTC);
+            for time in [text, from_f64(float), from_i64(signed), from_u64(unsigned)].into_iter().flatten() {
+                prop_assert!((Timestamp::MIN..=Timestamp::MAX).contains(&time), "{}", time.0);
+            }
         }
     }
 }

@@ -158,8 +158,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in ".{0,30}") {
-            let _ = parse(&text, "f").is_ok();
+        fn no_text_becomes_a_number_without_end(text in "[0-9.eE+-]{0,30}|.{0,30}") {
+            if let Ok(Some(Value::Float(number))) = parse(&text, "f") {
+                prop_assert!(number.is_finite(), "{}", text);
+            }
         }
     }
 }
