@@ -6,6 +6,7 @@
 //! whatever comes. What is read, and how, is said at [`Decoder::decode`].
 
 mod assemble;
+mod huge;
 mod json;
 mod keys;
 mod names;

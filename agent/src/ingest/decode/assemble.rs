@@ -12,6 +12,9 @@ use super::route::{Held, Sender, Taken, named_in_payload};
 use super::value;
 use crate::reading::{ClockState, Origin, Reading, Remarks, Shape, Timestamp};
 
+/// Room for so many values more than there are is not worth a reallocation.
+const SPARE_VALUES: usize = 8;
+
 /// What the readings of one message have in common.
 #[derive(Debug)]
 pub(super) struct Assembly<'a> {
@@ -57,7 +60,12 @@ impl Assembly<'_> {
             self.taken.shape = Some(Arc::clone(&shape));
         }
         let (time, remarks) = self.time(said);
-        let values = std::mem::take(&mut object.values);
+        let mut values = std::mem::take(&mut object.values);
+        // Room was made for as many values as the reading before had. Where that was far too much (devices that send
+        // what changed, now and then all), a reading that waits for the disk shall not hold it.
+        if values.capacity() > 2 * values.len() + SPARE_VALUES {
+            values.shrink_to_fit();
+        }
         Ok(Reading { time, received: self.received, origin, shape, values, remarks })
     }
 

@@ -9,20 +9,18 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::assemble::Assembly;
+use super::huge::Huge;
 use super::keys::{Keys, Mark, Twice};
 use super::names::Names;
 use super::plan::Scope;
 use super::rejection::{Rejection, quoted, start_of};
 use super::route::field_name_too_long;
 use super::time::{self, Fault};
-use super::value::{NumberForm, parse_integer};
 use super::{MAX_DEPTH, MAX_FIELD_NAME_BYTES, MAX_FIELDS};
 use crate::reading::{Reading, Timestamp, Value};
 
 /// What the JSON reader says when it meets the bracket that is one too deep.
 const TOO_DEEP: &str = "recursion limit exceeded";
-/// 2^63: a float below it is no integer that was too large for one.
-const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 /// Scratch memory beyond this is given back after the message that needed it.
 const KEPT_SCRATCH_BYTES: usize = 64 << 10;
 
@@ -377,7 +375,7 @@ impl<'de> Visitor<'de> for Place<'_, '_, '_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        if value.abs() >= TWO_TO_63 && self.walk.huge.is_integer(self.walk.text) {
+        if self.walk.huge.is_integer(value, self.walk.text) {
             let field = start_of(&self.walk.scratch.path);
             return Err(self.walk.fail(Rejection::IntegerTooLarge { field }));
         }
@@ -424,74 +422,4 @@ impl<'de> Visitor<'de> for Place<'_, '_, '_> {
         }
         Ok(())
     }
-}
-
-/// Numbers so large that the JSON reader hands them over as floats, though they may be written as integers.
-///
-/// The reader does not say which. So the first such number makes us scan the text for the first integer that is too
-/// large; which of the huge numbers it is, counted from the start, tells whether the reader has come to it.
-#[derive(Debug, Default)]
-struct Huge {
-    seen: usize,
-    /// The place of the first integer among the huge numbers, from 1; 0 if there is none. `None`: not yet scanned.
-    first_integer: Option<usize>,
-}
-
-impl Huge {
-    /// Counts one more huge number: true if it is written as an integer.
-    fn is_integer(&mut self, text: &str) -> bool {
-        self.seen += 1;
-        *self.first_integer.get_or_insert_with(|| first_huge_integer(text)) == self.seen
-    }
-}
-
-/// The place of the first integer beyond 64 bits among the numbers of `text` that are huge, from 1; 0 if there is
-/// none. Beyond the first error in `text` the answer means nothing.
-fn first_huge_integer(text: &str) -> usize {
-    let mut seen = 0;
-    for number in Numbers(text) {
-        let is_huge_float = || number.parse::<f64>().is_ok_and(|value| value.abs() >= TWO_TO_63);
-        match NumberForm::of(number) {
-            Some(NumberForm::Integer) if parse_integer(number).is_none() => return seen + 1,
-            Some(NumberForm::Float) if is_huge_float() => seen += 1,
-            Some(NumberForm::Integer | NumberForm::Float) | None => {}
-        }
-    }
-    0
-}
-
-/// The numbers of a JSON text, as they are written.
-struct Numbers<'t>(&'t str);
-
-impl<'t> Iterator for Numbers<'t> {
-    type Item = &'t str;
-
-    fn next(&mut self) -> Option<&'t str> {
-        loop {
-            let at = self.0.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit())?;
-            let rest = self.0.split_at(at).1;
-            if let Some(string) = rest.strip_prefix('"') {
-                self.0 = behind_string(string);
-                continue;
-            }
-            let is_number = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
-            let end = rest.find(|c| !is_number(c)).unwrap_or(rest.len());
-            let (number, rest) = rest.split_at(end);
-            self.0 = rest;
-            return Some(number);
-        }
-    }
-}
-
-/// What follows the closing quote of a string whose opening quote is gone.
-fn behind_string(text: &str) -> &str {
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'"' if !escaped => return text.split_at(at + 1).1,
-            b'\\' => escaped = !escaped,
-            _ => escaped = false,
-        }
-    }
-    ""
 }

@@ -102,15 +102,15 @@ pub enum Rejection {
         start: String,
     },
     /// Nothing, or null, where the time should be.
-    #[error("there is no time at \"{pointer}\"")]
+    #[error("there is no time at \"{pointer}\"; a subscription without `time` takes the time of receipt")]
     TimeMissing {
         /// The configured pointer.
         pointer: String,
     },
     /// What stands for the time is none.
     #[error(
-        "the time {found} is not readable; a time is a number since 1970 or a text like \"2026-11-20T04:15:12Z\" or \
-         \"2026-11-20 04:15:12\""
+        "where the time should be stands {found}; a time is a number since 1970 or a text like \
+         \"2026-11-20T04:15:12Z\" or \"2026-11-20 04:15:12\""
     )]
     TimeUnreadable {
         /// What stands there.
@@ -123,7 +123,9 @@ pub enum Rejection {
         found: String,
     },
     /// Nothing, or null, where the device's name should be.
-    #[error("there is no device name at \"{pointer}\"")]
+    #[error(
+        "there is no device name at \"{pointer}\"; a subscription without `device` takes the source's name"
+    )]
     DeviceMissing {
         /// The configured pointer.
         pointer: String,

@@ -29,10 +29,8 @@ const VALUE_FIELD: &str = "value";
 pub(super) struct Memory {
     routes: Vec<Route>,
     by_topic: HashMap<Arc<str>, usize, Seeded>,
-    /// The shapes seen so far.
-    pub(super) shapes: Shapes,
-    /// What is held, and when it is too much.
-    pub(super) held: Held,
+    shapes: Shapes,
+    held: Held,
     last: Option<usize>,
     seeded: Seeded,
 }
@@ -134,7 +132,13 @@ impl Memory {
         (&mut self.routes[at], &mut self.shapes, &mut self.held)
     }
 
-    /// How many topics are remembered.
+    /// How many shapes are remembered.
+    #[cfg(test)]
+    pub(super) fn shapes_held(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// How many topics and devices are remembered.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let devices = self.routes.iter().filter_map(|route| match &route.taken.as_ref()?.sender {

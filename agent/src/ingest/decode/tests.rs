@@ -216,7 +216,7 @@ fn an_array_is_as_many_readings_as_it_has_objects() {
     let reason = Box::new(Rejection::DuplicateKey { key: "a".into() });
     check(r#"[{"a":1},{"a":1,"a":2}]"#, Rejection::Element { index: 1, reason });
     let reason = rejected(with_time("/t"), r#"[{"a":1,"t":1},{"a":1}]"#);
-    assert_eq!(reason.to_string(), "element 1 of the array: there is no time at \"/t\"");
+    assert!(reason.to_string().starts_with("element 1 of the array: there is no time at \"/t\""), "{reason}");
 }
 
 #[test]
@@ -351,6 +351,8 @@ fn a_configured_time_that_is_missing_or_none_rejects_the_message() {
     check(r#"{"a":1,"m":{"t":-99999999999}}"#, out("-99999999999"));
     check(r#"{"a":1,"m":{"t":1e30}}"#, out("1000000000000000000000000000000"));
     check(r#"{"a":1,"m":{"t":"9999-12-31T23:59:59-01:00"}}"#, out("\"9999-12-31T23:59:59-01:00\""));
+    let escaped = Rejection::TimeMissing { pointer: "/a~1b/~0".into() };
+    assert_eq!(rejected(with_time("/a~1b/~0"), r#"{"a/b":1}"#), escaped);
     let long = format!(r#"{{"m":{{"t":"{}"}}}}"#, "ü".repeat(1_000));
     check(&long, unreadable(&format!("\"{}\"…", "ü".repeat(80))));
 }

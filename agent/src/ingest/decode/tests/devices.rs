@@ -17,7 +17,9 @@ fn zigbee2mqtt() {
         r#"{"state":"ON","power":12.7,"energy":null,"update":{"state":"idle"},"last_seen":1772345702510}"#,
         r#"attic @2026-03-01T06:15:02.510000Z state="ON" power=12.7 update.state="idle""#,
     );
-    check(r#"{"battery":"100.00"}"#, "rejected: there is no time at \"/last_seen\"");
+    let without_time = decode(bulb.clone(), "zigbee2mqtt/attic", br#"{"battery":"100.00"}"#);
+    let missing = Rejection::TimeMissing { pointer: "/last_seen".into() };
+    assert_eq!(without_time, Decoded::Rejected(missing));
     let button = decode(subscription("zigbee2mqtt/{device}"), "zigbee2mqtt/b", br#"{"action":"single"}"#);
     assert_eq!(short(&button), r#"b action="single""#);
 }
