@@ -1,12 +1,43 @@
 //! Room 2: payload bytes become readings, or a rejection with its reason.
+//!
+//! In: topic and payload of one message. Out: a [`Decoded`]. Promised: a message is taken whole or rejected whole; no
+//! input panics; nothing is guessed (a configured time or device that is missing rejects the message, so that it can
+//! be replayed once the configuration is right, instead of being stored under a wrong time); memory is bounded
+//! whatever comes. What is read, and how, is said at [`Decoder::decode`].
+
+mod assemble;
+mod huge;
+mod json;
+mod keys;
+mod names;
+mod plan;
+mod rejection;
+mod route;
+mod time;
+mod value;
 
 use std::sync::Arc;
 
-use super::settings::Subscription;
+use self::assemble::Assembly;
+use self::json::{Document, Scratch};
+use self::plan::Plan;
+pub use self::rejection::Rejection;
+use self::route::{Memory, Sender};
+use super::settings::{Payload, Subscription};
 use crate::reading::{ClockState, Reading, Timestamp};
+
+/// A device's name, and each tag: they are keys everywhere behind us, and no name that people give is longer.
+const MAX_DEVICE_BYTES: usize = 256;
+/// The name of a field, nested names joined. A deep tree of long names comes nowhere near.
+const MAX_FIELD_NAME_BYTES: usize = 1_024;
+/// Fields of one reading: a whole PLC image fits, an attack does not.
+const MAX_FIELDS: usize = 4_096;
+/// Arrays and objects within one another: what the JSON reader bears, which recurses.
+const MAX_DEPTH: usize = 127;
 
 /// What a payload turned out to be.
 #[derive(Debug, PartialEq)]
+#[must_use]
 pub enum Decoded {
     /// One reading.
     Reading(Reading),
@@ -18,43 +49,96 @@ pub enum Decoded {
     Rejected(Rejection),
 }
 
-/// Why a message is rejected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// No subscription takes its topic.
-    #[error("no subscription of this source takes this topic")]
-    NoSubscription,
-    /// It is longer than the source allows.
-    #[error("the payload is longer than max_payload, {limit_bytes} bytes")]
-    PayloadTooLarge {
-        /// The configured limit.
-        limit_bytes: usize,
-    },
-}
-
 /// Decodes the payloads of one connection; remembers what topics and payloads have in common.
 #[derive(Debug)]
 pub struct Decoder {
     source: Arc<str>,
     subscriptions: Arc<[Subscription]>,
+    /// One per subscription.
+    plans: Box<[Plan]>,
+    memory: Memory,
+    scratch: Scratch,
 }
 
 impl Decoder {
     /// A decoder for messages of `source`.
     #[must_use]
     pub fn new(source: &Arc<str>, subscriptions: Arc<[Subscription]>) -> Self {
-        Self { source: Arc::clone(source), subscriptions }
+        let plans = subscriptions.iter().map(Plan::new).collect();
+        let (memory, scratch) = (Memory::new(), Scratch::default());
+        Self { source: Arc::clone(source), subscriptions, plans, memory, scratch }
     }
 
     /// The subscription that takes `topic`: the first that matches, in the order of the configuration.
     pub fn route(&mut self, topic: &str) -> Option<&Subscription> {
-        let _ = (topic, &self.source);
-        self.subscriptions.first()
+        let at = self.memory.find(topic, &self.source, &self.subscriptions);
+        let (route, ..) = self.memory.route(at);
+        route.taken.as_ref().map(|taken| &self.subscriptions[taken.subscription])
     }
 
     /// Decodes the payload of a message on `topic`, received at `received` by a clock in state `clock`.
+    ///
+    /// - Blanks around a payload, a byte order mark before it and one NUL behind it are no part of it; if nothing
+    ///   remains (a retained message was cleared), it is [`Decoded::Nothing`].
+    /// - JSON: every leaf is a field; nested names are joined by ".", array elements by their index. An array at the
+    ///   top is one reading for each of its objects. `null` says nothing, wherever it stands.
+    /// - Bare values: a number as JSON writes it, `true` or `false`, `nan` and `inf` (dropped), else text. The field is
+    ///   named by the topic's `{field}`, else "value".
+    /// - Device: the topic's `{device}`, else what stands at the device pointer, else the source's name. All other
+    ///   captures but `{field}` become tags.
+    /// - Time: what stands at the time pointer, where one is configured; else `received`.
     pub fn decode(&mut self, topic: &str, payload: &[u8], received: Timestamp, clock: ClockState) -> Decoded {
-        let _ = (topic, payload, received, clock);
-        Decoded::Nothing
+        let decoded = self.try_decode(topic, payload, received, clock);
+        self.memory.keep_bounds();
+        decoded.unwrap_or_else(Decoded::Rejected)
+    }
+
+    fn try_decode(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        received: Timestamp,
+        clock: ClockState,
+    ) -> Result<Decoded, Rejection> {
+        let at = self.memory.find(topic, &self.source, &self.subscriptions);
+        let (route, shapes, held) = self.memory.route(at);
+        let taken = route.taken.as_mut().ok_or(Rejection::NoSubscription)?;
+        let subscription = &self.subscriptions[taken.subscription];
+        let plan = &self.plans[taken.subscription];
+        let text = trimmed(payload)?;
+        if text.is_empty() {
+            return Ok(Decoded::Nothing);
+        }
+        if let Sender::Rejected(reason) = &taken.sender {
+            return Err(reason.clone());
+        }
+
+        let (source, zone) = (&*self.source, &subscription.timezone.0);
+        let mut assembly = Assembly { source, plan, zone, received, clock, taken, shapes, held };
+        match subscription.payload {
+            Payload::Json => {
+                json::read(text, &mut self.scratch, &mut assembly).map(|document| match document {
+                    Document::Object(Some(reading)) => Decoded::Reading(reading),
+                    Document::Array(readings) if !readings.is_empty() => Decoded::Readings(readings),
+                    Document::Object(None) | Document::Array(_) | Document::Null => Decoded::Nothing,
+                })
+            }
+            Payload::Value => {
+                let reading = assembly.bare_value(text, &mut self.scratch.object)?;
+                Ok(reading.map_or(Decoded::Nothing, Decoded::Reading))
+            }
+        }
     }
 }
+
+/// The text of `payload` without what is not part of it.
+fn trimmed(payload: &[u8]) -> Result<&str, Rejection> {
+    let text =
+        std::str::from_utf8(payload).map_err(|error| Rejection::NotUtf8 { at: error.valid_up_to() })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii();
+    // Firmware in C that sends the terminator too.
+    Ok(text.strip_suffix('\0').map_or(text, str::trim_ascii_end))
+}
+
+#[cfg(test)]
+mod tests;
