@@ -138,13 +138,13 @@ impl News<'_> {
     /// Appends the new records to `out`, a line each, exactly as they were sent.
     pub(super) fn write_records(&self, batch: &Batch, out: &mut Vec<u8>) {
         for record in self.records {
-            let start = out.len();
-            out.extend_from_slice(batch.text(record));
+            let text = batch.text(record);
+            let is_break = |byte: u8| matches!(byte, b'\n' | b'\r');
             // JSON allows line breaks between its tokens (within strings they are escaped); NDJSON does not.
-            for byte in &mut out[start..] {
-                if matches!(*byte, b'\n' | b'\r') {
-                    *byte = b' ';
-                }
+            if text.contains(&b'\n') || text.contains(&b'\r') {
+                out.extend(text.iter().map(|byte| if is_break(*byte) { b' ' } else { *byte }));
+            } else {
+                out.extend_from_slice(text);
             }
             out.push(b'\n');
         }

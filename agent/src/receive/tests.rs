@@ -399,7 +399,7 @@ fn a_damaged_or_newer_state_is_not_guessed_at() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Batches of random sizes; a kill that leaves the journal cut after any byte, and of the files any part of what the
     /// journal explains; then everything is sent again, as an agent does that saw none of the answers.
