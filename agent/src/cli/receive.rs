@@ -1,5 +1,6 @@
 //! `holdfast receive`: the reference receiver as a command.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use crate::receive;
 
 /// Receive batches over HTTP and write them as NDJSON, each record exactly once.
 ///
-/// Records go to DIR/<agent>/<stream>.ndjson, missing numbers with their reasons to DIR/<agent>/gaps.ndjson. GET / tells what
+/// Records go to DIR/AGENT/STREAM.ndjson, missing numbers with their reasons to DIR/AGENT/gaps.ndjson. GET / tells what
 /// was received, GET /healthz whether it runs. It asks nobody who they are: keep it on a trusted network, or put a proxy in front of it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -30,7 +31,7 @@ pub struct Args {
 /// If the address or the folder cannot be used, or the folder cannot be closed cleanly.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let receiver = receive::bind(args.listen, &args.data).await.context("cannot start the receiver")?;
-    super::print(&format!("listening on http://{}\n", receiver.local_addr()))?;
+    writeln!(std::io::stdout(), "listening on http://{}", receiver.local_addr())?;
     receiver.run(stop).await.context("cannot stop the receiver cleanly")?;
     Ok(ExitCode::SUCCESS)
 }
