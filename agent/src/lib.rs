@@ -1,10 +1,12 @@
 //! Holdfast: an edge telemetry agent that loses nothing it acknowledged.
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod forward;
 pub mod ingest;
 pub mod reading;
+pub mod receive;
 pub mod secret;
 pub mod source;
 pub mod status;
