@@ -5,9 +5,11 @@
 //! books change in the transaction that makes them true. Table names stay in here.
 
 pub mod ledger;
+pub mod report;
 pub mod settings;
 
 pub use ledger::Books;
+pub use report::Report;
 pub use settings::Settings;
 
 use crate::reading::{Reading, WindowRecord};
