@@ -217,12 +217,14 @@ async fn show_metrics(State(inputs): State<Arc<Inputs>>, headers: HeaderMap) -> 
 
 async fn show_health(State(inputs): State<Arc<Inputs>>) -> Response {
     let health = Health::read(&inputs, inputs.clock.monotonic());
-    json(ok_if(health.healthy), &health)
+    let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &health)
 }
 
 async fn show_readiness(State(inputs): State<Arc<Inputs>>) -> Response {
     let readiness = Readiness::read(&inputs);
-    json(ok_if(readiness.ready), &readiness)
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &readiness)
 }
 
 async fn list_dead_letters<D: DeadLetters>(State(dead_letters): State<Arc<D>>, uri: Uri) -> Response {
@@ -293,10 +295,6 @@ fn set_headers(response: &mut Response) {
     }
     let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
-}
-
-fn ok_if(is_ok: bool) -> StatusCode {
-    if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {

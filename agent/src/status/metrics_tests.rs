@@ -51,10 +51,10 @@ fn sample(line: &str) -> Sample {
                 }
             };
             assert_eq!(labels.insert(label.to_owned(), value), None, "{line}");
-            rest = &after[end + 1..];
+            rest = after.split_at(end + 1).1;
             rest = rest.strip_prefix(',').unwrap_or(rest);
         }
-        rest = &rest[1..];
+        rest = rest.strip_prefix('}').unwrap();
     }
     let value = rest.trim();
     let value =

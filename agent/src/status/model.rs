@@ -233,6 +233,13 @@ pub struct DeadLettersStatus {
     pub purged: u64,
 }
 
+/// Whether the store has been opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Open,
+    Closed,
+}
+
 impl Status {
     /// What the rooms say right now.
     #[must_use]
@@ -245,8 +252,9 @@ impl Status {
 
         let sources = sources(&books, &inputs.sources.borrow());
         let sinks = sinks(&books, &inputs.sinks.borrow(), now);
-        let is_open = epoch.is_some() && report.recovering.is_none();
-        let state = agent_state(is_open, report.state, &sources, &sinks);
+        let access =
+            if epoch.is_some() && report.recovering.is_none() { Access::Open } else { Access::Closed };
+        let state = agent_state(access, report.state, &sources, &sinks);
         Self {
             agent: inputs.agent.clone(),
             epoch,
@@ -254,7 +262,7 @@ impl Status {
             time: inputs.clock.wall().to_string(),
             uptime_s: rounded(now.saturating_duration_since(inputs.started).as_secs_f64()),
             state,
-            summary: super::text::summary(state, is_open, &report, &sinks),
+            summary: super::text::summary(state, access, &report, &sinks),
             balanced: sinks.values().all(|sink| sink.balanced),
             store: report.into(),
             streams: Stream::ALL
@@ -272,7 +280,7 @@ impl Status {
 
 /// The agent's state: the worst thing that is true.
 fn agent_state(
-    is_open: bool,
+    access: Access,
     store: StoreState,
     sources: &BTreeMap<String, SourceStatus>,
     sinks: &BTreeMap<String, SinkStatus>,
@@ -283,7 +291,9 @@ fn agent_state(
         StoreState::Failing => AgentState::StorageFailing,
         StoreState::Blocked => AgentState::Blocked,
         // Nothing is taken before the store is open.
-        StoreState::Ok | StoreState::Shedding if is_held_back || !is_open => AgentState::Blocked,
+        StoreState::Ok | StoreState::Shedding if is_held_back || access == Access::Closed => {
+            AgentState::Blocked
+        }
         StoreState::Shedding => AgentState::Shedding,
         StoreState::Ok if is_sink_down => AgentState::Buffering,
         StoreState::Ok => AgentState::Online,

@@ -129,7 +129,7 @@ mod tests {
                     .map(|tag| text.matches(tag).count())
             };
             assert_eq!(tags(&html), tags(TEMPLATE), "{name:?}");
-            assert!(!html.contains(['\u{1b}', '\0', '\u{202e}']) || !name.contains('\u{1b}'), "{name:?}");
+            assert!(!html.contains(['\u{1b}', '\0']), "{name:?}");
 
             let (_, from) = html.split_once("type=\"application/json\">").unwrap();
             let (json, _) = from.split_once("</script>").unwrap();

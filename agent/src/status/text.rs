@@ -7,14 +7,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::model::{AgentState, SinkStatus, SourceStatus, Status};
+use super::model::{Access, AgentState, SinkStatus, SourceStatus, Status};
 use crate::{forward, source, store};
 
 /// The agent's state in a sentence or two.
 #[must_use]
 pub(super) fn summary(
     state: AgentState,
-    is_open: bool,
+    access: Access,
     store: &store::Report,
     sinks: &BTreeMap<String, SinkStatus>,
 ) -> String {
@@ -36,7 +36,7 @@ pub(super) fn summary(
         AgentState::Shedding => {
             "The store is full. The oldest records are given up, and every sink is told which.".to_owned()
         }
-        AgentState::Blocked if !is_open => match store.recovering {
+        AgentState::Blocked if access == Access::Closed => match store.recovering {
             Some(progress) => format!(
                 "The store is being opened after an unclean stop: {} of {} read. Senders are held back until then.",
                 bytes(progress.done_bytes),
@@ -68,8 +68,7 @@ fn down_pending(sinks: &BTreeMap<String, SinkStatus>) -> u64 {
 #[must_use]
 pub fn render(status: &Status) -> String {
     let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _: std::fmt::Result = write_all(status, &mut out);
+    write_all(status, &mut out).expect("writing to a String cannot fail");
     out
 }
 
