@@ -262,7 +262,7 @@ impl Status {
             time: inputs.clock.wall().to_string(),
             uptime_s: rounded(now.saturating_duration_since(inputs.started).as_secs_f64()),
             state,
-            summary: super::text::summary(state, access, &report, &sinks),
+            summary: super::text::summary(state, access, &report, &sources, &sinks),
             balanced: sinks.values().all(|sink| sink.balanced),
             store: report.into(),
             streams: Stream::ALL

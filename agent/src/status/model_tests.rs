@@ -92,6 +92,15 @@ async fn a_sink_that_is_down_is_named_with_what_waits_for_it() {
 }
 
 #[tokio::test]
+async fn sources_that_are_away_are_named_though_the_agent_is_online() {
+    let (rooms, inputs) = rooms();
+    rooms.plant.send_modify(|report| report.state = source::State::Disconnected);
+    let status = Status::read(&inputs);
+    assert_eq!(status.state, AgentState::Online);
+    assert!(status.summary.ends_with(" Source plant is not connected."), "{}", status.summary);
+}
+
+#[tokio::test]
 async fn what_is_no_longer_configured_stays_visible_without_a_state() {
     let (_rooms, inputs) = rooms();
     let status = Status::read(&inputs);

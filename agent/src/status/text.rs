@@ -10,9 +10,36 @@ use std::fmt::Write;
 use super::model::{Access, AgentState, SinkStatus, SourceStatus, Status};
 use crate::{forward, source, store};
 
-/// The agent's state in a sentence or two.
+/// The agent's state in a sentence or two, and which sources are away.
 #[must_use]
 pub(super) fn summary(
+    state: AgentState,
+    access: Access,
+    store: &store::Report,
+    sources: &BTreeMap<String, SourceStatus>,
+    sinks: &BTreeMap<String, SinkStatus>,
+) -> String {
+    let mut text = state_summary(state, access, store, sinks);
+    let away: Vec<&str> =
+        sources.iter().filter(|(_, of)| is_away(of)).map(|(name, _)| name.as_str()).collect();
+    if !away.is_empty() {
+        let verb = if away.len() == 1 { "is" } else { "are" };
+        write!(text, " Source {} {verb} not connected.", away.join(", "))
+            .expect("writing to a String cannot fail");
+    }
+    text
+}
+
+fn is_away(source: &SourceStatus) -> bool {
+    match source.state {
+        Some(source::State::Disconnected | source::State::Misconfigured | source::State::PacketTooLarge) => {
+            true
+        }
+        Some(source::State::Starting | source::State::Connected | source::State::Blocked) | None => false,
+    }
+}
+
+fn state_summary(
     state: AgentState,
     access: Access,
     store: &store::Report,
