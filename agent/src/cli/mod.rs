@@ -1,4 +1,6 @@
-//! The command line.
+//! The command line: one file per command.
 
+pub mod dead_letters;
 pub mod demo;
 pub mod receive;
+pub mod status;

@@ -4,10 +4,10 @@ pub mod settings;
 
 pub use settings::Settings;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The state of a sink, as the status names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Batches are taken, or there was nothing to send yet.
@@ -21,6 +21,24 @@ pub enum State {
     Misconfigured,
     /// It refuses record after record: nothing more is dead-lettered.
     Refusing,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 5] =
+        [Self::Up, Self::Retrying, Self::Unauthorized, Self::Misconfigured, Self::Refusing];
+
+    /// Its name in the status and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Retrying => "retrying",
+            Self::Unauthorized => "unauthorized",
+            Self::Misconfigured => "misconfigured",
+            Self::Refusing => "refusing",
+        }
+    }
 }
 
 /// What a sink says of itself. Counts of records are durable and live in the store's books.

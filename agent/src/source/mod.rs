@@ -4,7 +4,7 @@
 pub mod listen;
 pub mod mqtt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The settings of one source, by type.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +36,7 @@ impl Settings {
 }
 
 /// The state of a source, as the status names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Not yet connected or bound.
@@ -52,6 +52,31 @@ pub enum State {
     PacketTooLarge,
     /// Held back because the store cannot take more.
     Blocked,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Connected,
+        Self::Disconnected,
+        Self::Misconfigured,
+        Self::PacketTooLarge,
+        Self::Blocked,
+    ];
+
+    /// Its name in the status and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Misconfigured => "misconfigured",
+            Self::PacketTooLarge => "packet-too-large",
+            Self::Blocked => "blocked",
+        }
+    }
 }
 
 /// What a source says of itself. The counts of messages are not here: they are durable and live in the store's books.

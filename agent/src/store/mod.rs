@@ -24,8 +24,9 @@ pub use codec::Error as CodecError;
 pub use file::Error;
 pub use ledger::Books;
 pub use reader::{Piece, Reader};
+pub use report::Report;
 pub use settings::Settings;
-pub use writer::{Closed, Opened, Store, Writer};
+pub use writer::{Closed, Opened, Published, Store, Writer};
 
 use crate::reading::{Reading, WindowRecord};
 use crate::stream::{Seq, SeqRange};

@@ -22,7 +22,7 @@ use super::ledger::{Books, Identity};
 use super::log::{self, State, WindowsPresence};
 use super::reader::{Piece, Reader};
 use super::recent::Recent;
-use super::report::{self, Report};
+use super::report::{self, Recovering, Report};
 use super::retention::Pressure;
 use super::settings::Settings;
 use super::work::{Group, LedgerChange, LedgerEvent, SinkSpec, Work};
@@ -84,6 +84,15 @@ pub struct Writer {
     due: Option<Instant>,
 }
 
+/// Where the store publishes what others read; made before the store, so that its opening can be watched.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The books as of the last commit.
+    pub books: watch::Sender<Arc<Books>>,
+    /// What the store says of itself.
+    pub report: watch::Sender<Report>,
+}
+
 /// What opening gives.
 pub struct Opened {
     /// The handle.
@@ -96,7 +105,7 @@ pub struct Opened {
 
 impl Store {
     /// Opens the store for `agent` on `machine`, or makes it. Blocks; after an unclean stop it reads the whole file.
-    /// `progress` hears how far that has come, from 0 to 1.
+    /// How far that has come is published in `published`, and logged.
     ///
     /// # Errors
     /// If the store is in use, of a newer format, or cannot be read.
@@ -106,8 +115,16 @@ impl Store {
         machine: &str,
         has_windows: bool,
         clock: Clock,
-        progress: impl Fn(f64) + 'static,
+        published: Published,
     ) -> Result<Opened, Error> {
+        let report = published.report.clone();
+        report.send_modify(|report| report.max_bytes = settings.max_size_bytes);
+        let total_bytes = std::fs::metadata(settings.data_dir.join(super::file::FILE_NAME)).map_or(0, |file| file.len());
+        let progress = move |part: f64| {
+            let done_bytes = part_of(total_bytes, part);
+            info!(done_bytes, total_bytes, "store was not closed cleanly; reading it through");
+            report.send_modify(|report| report.recovering = Some(Recovering { done_bytes, total_bytes }));
+        };
         let file = Arc::new(File::open(&settings.data_dir, progress)?);
         let identity = identify(&file, agent, machine)?;
         let presence = if has_windows { WindowsPresence::Configured } else { WindowsPresence::None };
@@ -115,16 +132,20 @@ impl Store {
         let recent = state.recent.clone();
 
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
-        let (books, books_seen) = watch::channel(Arc::new(state.books.clone()));
-        let (report, report_seen) = watch::channel(Report::default());
+        let Published { books, report } = published;
+        books.send_replace(Arc::new(state.books.clone()));
+        report.send_modify(|report| {
+            report.bytes = state.books.held_bytes();
+            report.recovering = None;
+        });
         let (wants_checkpoint, checkpoint_wanted) = watch::channel(false);
         let reader = Reader::new(file);
         let store = Self {
             requests,
             reader: reader.clone(),
             identity: Arc::new(identity),
-            books: books_seen,
-            report: report_seen,
+            books: books.subscribe(),
+            report: report.subscribe(),
             wants_checkpoint: checkpoint_wanted,
         };
         let writer = Writer {
@@ -387,7 +408,10 @@ impl Writer {
             match result {
                 Ok(pressure) => {
                     let took = self.clock.monotonic() - now;
-                    self.report.send_modify(|report| report.committed(took));
+                    self.report.send_modify(|report| {
+                        report.commits += 1;
+                        report.commit_seconds.observe(took);
+                    });
                     break pressure;
                 }
                 Err(error) => {
@@ -425,6 +449,7 @@ impl Writer {
             () => report::State::Ok,
         };
         self.tell(now, pressure);
+        self.report.send_modify(|report| report.bytes = state.books.held_bytes());
         self.pressure = pressure;
         self.wants_checkpoint.send_if_modified(|wanted| {
             std::mem::replace(wanted, pressure.wants_checkpoint) != pressure.wants_checkpoint
@@ -500,6 +525,16 @@ impl Writer {
             self.take(Request::Group(group, done));
         }
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a progress bar, not a count"
+)]
+fn part_of(total_bytes: u64, part: f64) -> u64 {
+    (total_bytes as f64 * part.clamp(0.0, 1.0)) as u64
 }
 
 enum Event {
