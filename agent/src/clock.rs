@@ -25,9 +25,15 @@ impl Clock {
         Timestamp(micros.clamp(Timestamp::MIN.0, Timestamp::MAX.0))
     }
 
-    /// The monotonic clock.
+    /// The wall clock as the standard library has it, for what is reckoned in its type.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn system(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// The monotonic clock.
+    #[must_use]
     pub fn monotonic(&self) -> Instant {
         Instant::now()
     }

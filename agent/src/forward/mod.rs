@@ -1,10 +1,54 @@
-//! Rooms 6 and 7: batches out.
+//! Room 6: per sink, the next batch of the most important stream, until it is answered.
+//!
+//! In: the books, which say what is pinned and what is pending. Out: requests, and the changes of the ledger that their
+//! answers mean. Promised: a batch is fixed durably before it is first sent and identical at every retry; one batch is in
+//! flight at a time, so a backlog of readings delays a fresh window by no more than that; nothing here slows intake.
+//!
+//! ```text
+//!          pinned ──► send ──► 2xx ──────────────► cursor moves
+//!            ▲          │      400, 422, 413 ────► two halves; alone: dead letter
+//!   pending ─┘          │      408 … 5xx, none ──► the same again, with backoff
+//!                       └───── 401 … other ──────► keep all, retry slowly
+//! ```
+//!
+//! Most batches are pinned by the commit that stores their records. Only a backlog is cut into batches here, several at a time,
+//! so that a drain costs few commits.
 
+mod answer;
+mod batch;
+mod http;
 pub mod settings;
 
+pub use batch::Error as BatchError;
+pub use http::SetupError;
 pub use settings::Settings;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use self::answer::{Answer, Verdict};
+use self::batch::{Batch, Builder, Rest};
+use self::http::Endpoint;
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::store::ledger::{Books, Ledger};
+use crate::store::work::{Letter, LedgerChange, LedgerEvent};
+use crate::store::{self, DeadLetterOrigin, Store};
+use crate::stream::{Gap, Seq, SeqRange, Stream};
+
+/// Batches of a backlog that are pinned together.
+const PINNED_AHEAD: usize = 8;
+/// So many lone records refused in a row are not the records' fault.
+const REFUSED_IN_A_ROW: u32 = 10;
+/// A commit that comes a little late may still pin a batch, which saves one of its own.
+const PIN_GRACE: Duration = Duration::from_millis(250);
 
 /// The state of a sink, as the status names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +93,434 @@ pub struct Report {
     /// What went wrong last, for people; `None` when all is well.
     pub last_error: Option<String>,
     /// When the next attempt is due, if one is waiting.
-    pub next_attempt: Option<tokio::time::Instant>,
+    pub next_attempt: Option<Instant>,
     /// Bytes of request bodies sent (compressed), since start.
     pub sent_bytes: u64,
     /// Requests sent, since start.
     pub requests: u64,
+}
+
+/// One sink's task.
+pub struct Forward {
+    settings: Settings,
+    store: Store,
+    books: watch::Receiver<Arc<Books>>,
+    report: watch::Sender<Report>,
+    clock: Clock,
+    endpoint: Endpoint,
+    builder: Option<Box<Builder>>,
+    backoff: Backoff,
+    /// Nothing is sent before this.
+    resume_at: Option<Instant>,
+    /// Numbers that were answered, per stream; the books follow with some commit.
+    answered: BTreeMap<Stream, Seq>,
+    /// Since when records wait that no pin covers.
+    waiting: BTreeMap<Stream, Instant>,
+    /// Bodies of pinned batches that were built ahead.
+    ahead: VecDeque<Batch>,
+    refused_in_a_row: u32,
+}
+
+/// What to do next.
+enum Step {
+    Send(Stream, SeqRange, Vec<Gap>),
+    Pin(Stream, SeqRange, Vec<Gap>, Rest),
+    Wait(Option<Instant>),
+    Done,
+}
+
+impl Forward {
+    /// A sink's task, to be run.
+    ///
+    /// # Errors
+    /// If its certificates or URL cannot be used.
+    pub fn new(
+        settings: Settings,
+        store: Store,
+        report: watch::Sender<Report>,
+        clock: Clock,
+    ) -> Result<Self, SetupError> {
+        let endpoint = Endpoint::new(&settings, clock)?;
+        let builder =
+            Builder::new(store.reader(), Arc::clone(store.identity()), settings.batch, settings.compression);
+        Ok(Self {
+            books: store.books(),
+            backoff: Backoff::new(settings.retry),
+            settings,
+            store,
+            report,
+            clock,
+            endpoint,
+            builder: Some(Box::new(builder)),
+            resume_at: None,
+            answered: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            ahead: VecDeque::new(),
+            refused_in_a_row: 0,
+        })
+    }
+
+    /// Runs until `drain` is cancelled and what is pending was sent, as far as the sink takes it; or `abort` is cancelled.
+    pub async fn run(mut self, drain: CancellationToken, abort: CancellationToken) {
+        loop {
+            let step = self.step(drain.is_cancelled());
+            let result = tokio::select! {
+                biased;
+                () = abort.cancelled() => return,
+                result = self.take(step, &drain) => result,
+            };
+            match result {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Done) | Err(store::Closed) => return,
+            }
+        }
+    }
+
+    async fn take(&mut self, step: Step, drain: &CancellationToken) -> Result<Flow, store::Closed> {
+        match step {
+            Step::Send(stream, range, gaps) => self.send(stream, range, gaps).await?,
+            Step::Pin(stream, range, gaps, rest) => self.pin(stream, range, gaps, rest).await?,
+            Step::Wait(until) => {
+                let pause = async {
+                    match until {
+                        Some(until) => sleep_until(until).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let is_draining = drain.is_cancelled();
+                tokio::select! {
+                    changed = self.books.changed() => changed.map_err(|_| store::Closed)?,
+                    () = pause => {}
+                    () = drain.cancelled(), if !is_draining => {}
+                }
+            }
+            Step::Done => return Ok(Flow::Done),
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Decides what to do next; the most important stream first.
+    fn step(&mut self, is_draining: bool) -> Step {
+        let now = self.clock.monotonic();
+        if let Some(resume_at) = self.resume_at.filter(|at| *at > now) {
+            // Who does not take batches now need not be waited for at the end: all is stored.
+            return if is_draining { Step::Done } else { Step::Wait(Some(resume_at)) };
+        }
+        let books = Arc::clone(&self.books.borrow_and_update());
+        let Some(sink) = books.sinks.get(&self.settings.name) else { return Step::Wait(None) };
+        let ledgers = || {
+            let with_ledger = |stream: &Stream| Some((*stream, sink.streams.get(stream)?));
+            self.settings.streams.iter().filter_map(with_ledger)
+        };
+        for (stream, ledger) in ledgers() {
+            if let Some((range, gaps)) = self.first_unanswered(stream, ledger) {
+                return Step::Send(stream, range, gaps);
+            }
+        }
+        let mut earliest = None;
+        let mut waiting = BTreeMap::new();
+        let mut ready = None;
+        for (stream, ledger) in ledgers() {
+            let (first, next) = (ledger.unpinned(), books.stream(stream).next);
+            if first >= next {
+                continue;
+            }
+            let since = *waiting.entry(stream).or_insert_with(|| self.waiting.get(&stream).copied().unwrap_or(now));
+            let range = SeqRange { first, last: Seq(next.0 - 1) };
+            let due = since + self.settings.batch.wait + PIN_GRACE;
+            let is_over = due <= now || is_draining;
+            if ready.is_none() && (is_over || range.count() >= self.settings.batch.records) {
+                let rest = if is_over { Rest::Too } else { Rest::Waits };
+                ready = Some(Step::Pin(stream, range, ledger.ahead.clone(), rest));
+            }
+            earliest = earliest.map_or(Some(due), |before: Instant| Some(before.min(due)));
+        }
+        self.waiting = waiting;
+        match ready {
+            Some(step) => step,
+            None if is_draining => Step::Done,
+            None => Step::Wait(earliest),
+        }
+    }
+
+    /// The first pinned batch, or the rest of it, that was not answered yet.
+    fn first_unanswered(&self, stream: Stream, ledger: &Ledger) -> Option<(SeqRange, Vec<Gap>)> {
+        let answered = self.answered.get(&stream).copied().unwrap_or(Seq::FIRST);
+        let mut first = ledger.cursor;
+        for pin in &ledger.pins {
+            let range = SeqRange { first: first.max(answered), last: pin.last };
+            if pin.last >= answered {
+                let gaps = pin.gaps.iter().filter(|gap| gap.range.last >= range.first);
+                let cut = |gap: &Gap| {
+                    let first = gap.range.first.max(range.first);
+                    Gap { range: SeqRange { first, ..gap.range }, ..*gap }
+                };
+                return Some((range, gaps.map(cut).collect()));
+            }
+            first = pin.last.next();
+        }
+        None
+    }
+
+    /// Cuts a backlog into batches and pins them.
+    async fn pin(
+        &mut self,
+        stream: Stream,
+        range: SeqRange,
+        gaps: Vec<Gap>,
+        rest: Rest,
+    ) -> Result<(), store::Closed> {
+        let planned = self.blocking(move |builder| builder.plan(stream, range, &gaps, PINNED_AHEAD, rest)).await;
+        let batches = match planned {
+            Ok(batches) => batches,
+            Err(error) => {
+                self.unreadable(&error);
+                return Ok(());
+            }
+        };
+        if batches.is_empty() {
+            // Fewer bytes than it seemed; more will come, or the wait will be over.
+            let due = self.clock.monotonic() + PIN_GRACE;
+            sleep_until(due).await;
+            return Ok(());
+        }
+        let lasts = batches.iter().map(|batch| batch.range.last).collect();
+        self.ahead.extend(batches);
+        self.waiting.remove(&stream);
+        self.change(stream, LedgerEvent::Pin(lasts)).await
+    }
+
+    /// One attempt.
+    async fn send(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<(), store::Closed> {
+        let batch = match self.batch(stream, range, gaps).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.unreadable(&error);
+                return Ok(());
+            }
+        };
+        let bytes = batch.body.len() as u64;
+        self.report.send_modify(|report| {
+            report.requests += 1;
+            report.sent_bytes += bytes;
+        });
+        match self.endpoint.send(&batch).await {
+            Ok(answer) => self.answered(batch, &answer).await,
+            Err(failure) => {
+                self.keep(batch);
+                self.pause(State::Retrying, chain(&failure), None);
+                Ok(())
+            }
+        }
+    }
+
+    async fn answered(&mut self, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
+        let describe = || answer.describe();
+        match answer.verdict(self.settings.ack) {
+            Verdict::Delivered(next) => return self.delivered(batch, next).await,
+            Verdict::Refused => return self.refused(batch, answer).await,
+            Verdict::TooLarge => return self.refused(batch, answer).await,
+            Verdict::Retry(pause) => self.pause(State::Retrying, describe(), pause),
+            Verdict::Unauthorized => self.pause(State::Unauthorized, describe(), None),
+            Verdict::Misconfigured => self.pause(State::Misconfigured, describe(), None),
+        }
+        self.keep(batch);
+        Ok(())
+    }
+
+    async fn delivered(&mut self, batch: Batch, next: Option<u64>) -> Result<(), store::Closed> {
+        let end = batch.range.last.next();
+        let head = self.books.borrow().stream(batch.stream).next;
+        let next = next.map_or(end, Seq);
+        if next <= batch.range.first {
+            let text = format!("it took the batch {} and still wants {next} next", batch.key);
+            self.keep(batch);
+            self.pause(State::Retrying, text, None);
+            return Ok(());
+        }
+        let next = next.min(head).max(batch.range.first.next());
+        if batch.records > 0 {
+            self.refused_in_a_row = 0;
+        }
+        self.recovered();
+        self.answered.insert(batch.stream, next);
+        self.store.advance(&self.settings.name, batch.stream, next).await
+    }
+
+    /// Halves what was refused; what is alone becomes a dead letter, unless everything is refused.
+    async fn refused(&mut self, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
+        let stream = batch.stream;
+        if batch.records == 0 {
+            self.keep(batch);
+            self.pause(State::Misconfigured, answer.describe(), None);
+            return Ok(());
+        }
+        if batch.records > 1 {
+            self.settle_answered(stream, batch.range.first).await?;
+            return self.change(stream, LedgerEvent::Split).await;
+        }
+        if self.refused_in_a_row >= REFUSED_IN_A_ROW {
+            self.keep(batch);
+            self.pause(State::Refusing, answer.describe(), None);
+            return Ok(());
+        }
+        let Some(seq) = batch.lone_record() else { return Ok(()) };
+        let record = match self.blocking(move |builder| builder.record(stream, seq)).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.unreadable(&error);
+                return Ok(());
+            }
+        };
+        self.refused_in_a_row += 1;
+        error!(sink = %self.settings.name, %stream, %seq, answer = %answer.describe(), "record refused for good; it is kept as a dead letter");
+        let letter = Letter {
+            time: self.clock.wall(),
+            origin: DeadLetterOrigin::Sink {
+                sink: self.settings.name.clone(),
+                stream,
+                range: SeqRange { first: seq, last: seq },
+                status: answer.status,
+            },
+            reason: answer.describe(),
+            payload_bytes: record.len() as u64,
+            payload_hash: xxhash_rust::xxh3::xxh3_64(&record),
+            payload: record,
+        };
+        self.settle_answered(stream, batch.range.first).await?;
+        self.change(stream, LedgerEvent::DeadLetter(seq, Box::new(letter))).await?;
+        if self.refused_in_a_row >= REFUSED_IN_A_ROW {
+            self.pause(State::Refusing, answer.describe(), None);
+        }
+        Ok(())
+    }
+
+    /// The books must know of all answers before the first pin is changed.
+    async fn settle_answered(&self, stream: Stream, first: Seq) -> Result<(), store::Closed> {
+        self.change(stream, LedgerEvent::Advance(first)).await
+    }
+
+    async fn change(&self, stream: Stream, event: LedgerEvent) -> Result<(), store::Closed> {
+        self.store.change(LedgerChange { sink: self.settings.name.clone(), stream, event }).await
+    }
+
+    /// The body of a pinned batch: built ahead, or now.
+    async fn batch(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, BatchError> {
+        let is_it = |batch: &Batch| batch.stream == stream && batch.range == range && batch.gaps == gaps;
+        if let Some(place) = self.ahead.iter().position(is_it) {
+            if let Some(batch) = self.ahead.remove(place) {
+                return Ok(batch);
+            }
+        }
+        // What was built ahead and is none of the pinned batches is of no use any more.
+        self.ahead.retain(|batch| batch.stream != stream);
+        self.blocking(move |builder| builder.build(stream, range, gaps)).await
+    }
+
+    /// Keeps a batch that has to be sent again.
+    fn keep(&mut self, batch: Batch) {
+        self.ahead.push_front(batch);
+        self.ahead.truncate(2 * PINNED_AHEAD);
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Builder) -> Result<T, BatchError> + Send + 'static,
+    ) -> Result<T, BatchError> {
+        let mut builder = self.builder.take().unwrap_or_else(|| {
+            let (reader, identity) = (self.store.reader(), Arc::clone(self.store.identity()));
+            Box::new(Builder::new(reader, identity, self.settings.batch, self.settings.compression))
+        });
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&mut builder);
+            (builder, result)
+        });
+        let (builder, result) = done.await.expect("building a batch does not panic");
+        self.builder = Some(builder);
+        result
+    }
+
+    /// The records of a batch cannot be read: the store tells the operator; here it is tried again later.
+    fn unreadable(&mut self, error: &BatchError) {
+        self.pause(State::Retrying, chain(error), None);
+    }
+
+    /// Nothing more is sent for a while.
+    fn pause(&mut self, state: State, error: String, asked: Option<Duration>) {
+        let pause = match state {
+            State::Up | State::Retrying => {
+                let own = self.backoff.after_failure(fastrand::f64());
+                asked.map_or(own, |asked| asked.max(own))
+            }
+            // A person is needed; asking often helps nobody.
+            State::Unauthorized | State::Misconfigured | State::Refusing => {
+                self.settings.retry.max.mul_f64(0.5 + fastrand::f64() / 2.0)
+            }
+        };
+        let resume_at = self.clock.monotonic() + pause;
+        self.resume_at = Some(resume_at);
+        let before = self.report.borrow().state;
+        let sink = &self.settings.name;
+        if before != state {
+            match state {
+                State::Up | State::Retrying => {
+                    warn!(%sink, %error, "sink does not take batches; everything is kept and sent again");
+                }
+                State::Unauthorized | State::Misconfigured | State::Refusing => {
+                    error!(%sink, state = state.name(), %error, "sink needs a person; everything is kept");
+                }
+            }
+        } else {
+            debug!(%sink, %error, ?pause, "sink still does not take batches");
+        }
+        self.report.send_modify(|report| {
+            report.state = state;
+            report.last_error = Some(error);
+            report.next_attempt = Some(resume_at);
+        });
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.succeeded();
+        self.resume_at = None;
+        if self.report.borrow().state != State::Up {
+            info!(sink = %self.settings.name, "sink takes batches again");
+            self.report.send_modify(|report| {
+                report.state = State::Up;
+                report.last_error = None;
+                report.next_attempt = None;
+            });
+        }
+    }
+}
+
+enum Flow {
+    Continue,
+    Done,
+}
+
+impl Batch {
+    /// The only record of a batch that has one.
+    fn lone_record(&self) -> Option<Seq> {
+        let mut seq = self.range.first;
+        for gap in &self.gaps {
+            if !gap.range.contains(seq) {
+                break;
+            }
+            seq = gap.range.last.next();
+        }
+        self.range.contains(seq).then_some(seq)
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -34,7 +34,15 @@ impl Piece {
         Some(SeqRange { first, last: Seq(last) })
     }
 
-    fn stream(&self) -> Stream {
+    /// True if `seq` is among them.
+    #[must_use]
+    pub fn contains(&self, seq: Seq) -> bool {
+        self.range().is_some_and(|range| range.contains(seq))
+    }
+
+    /// The stream they belong to.
+    #[must_use]
+    pub fn stream(&self) -> Stream {
         match self {
             Self::Readings(..) => Stream::Readings,
             Self::Windows(..) => Stream::Windows,

@@ -1,0 +1,225 @@
+//! From pins to request bodies. Blocking work: reading chunks, encoding, compressing.
+//!
+//! A body is a function of the pinned boundaries, the gaps fixed with them and the records, so that a retry is identical, also
+//! after a crash.
+
+use std::io::Write;
+
+use flate2::write::GzEncoder;
+
+use super::settings::{BatchLimits, Compression};
+use crate::store::ledger::Identity;
+use crate::store::{self, Piece, Reader};
+use crate::stream::{Gap, Seq, SeqRange, Stream};
+use crate::wire;
+
+/// The level of zstd: measured on batches of 1 000 readings, see docs/performance.md.
+const ZSTD_LEVEL: i32 = 3;
+/// The level of gzip: the customary middle.
+const GZIP_LEVEL: u32 = 6;
+
+/// A batch as it is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    pub(super) stream: Stream,
+    pub(super) range: SeqRange,
+    pub(super) gaps: Vec<Gap>,
+    /// How many records it holds.
+    pub(super) records: u64,
+    pub(super) key: String,
+    /// Compressed as configured.
+    pub(super) body: bytes::Bytes,
+}
+
+/// Why a batch cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be read.
+    #[error("cannot read the records of a batch")]
+    Store(#[from] store::Error),
+    /// A record that should be there is not.
+    #[error("{stream} {seq} is neither stored nor declared missing")]
+    Missing {
+        /// The stream.
+        stream: Stream,
+        /// The number.
+        seq: Seq,
+    },
+}
+
+/// What all batches of a sink have in common.
+#[derive(Debug)]
+pub(super) struct Builder {
+    pub(super) reader: Reader,
+    pub(super) identity: std::sync::Arc<Identity>,
+    pub(super) limits: BatchLimits,
+    pub(super) compression: Compression,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    /// The records read last; the next batch often begins in them.
+    piece: Option<Piece>,
+}
+
+impl Builder {
+    pub(super) fn new(
+        reader: Reader,
+        identity: std::sync::Arc<Identity>,
+        limits: BatchLimits,
+        compression: Compression,
+    ) -> Self {
+        Self { reader, identity, limits, compression, zstd: None, piece: None }
+    }
+
+    /// Builds the batch of exactly these numbers and gaps.
+    pub(super) fn build(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, Error> {
+        let mut records = Vec::new();
+        let mut count = 0;
+        let mut seq = range.first;
+        while seq <= range.last {
+            if let Some(gap) = gap_at(&gaps, seq) {
+                seq = gap.range.last.next();
+                continue;
+            }
+            self.write_record(stream, seq, &mut records)?;
+            count += 1;
+            seq = seq.next();
+        }
+        Ok(self.finish(stream, range, gaps, count, &records))
+    }
+
+    /// Cuts what lies from `first` to `last` into batches of the configured size, at most `most` of them. A last batch that is
+    /// not full is left out unless `rest` says otherwise.
+    pub(super) fn plan(
+        &mut self,
+        stream: Stream,
+        range: SeqRange,
+        gaps: &[Gap],
+        most: usize,
+        rest: Rest,
+    ) -> Result<Vec<Batch>, Error> {
+        let mut batches = Vec::new();
+        let mut records = Vec::with_capacity(self.limits.bytes);
+        let (mut first, mut count, mut seq) = (range.first, 0, range.first);
+        while seq <= range.last && batches.len() < most {
+            if let Some(gap) = gap_at(gaps, seq) {
+                seq = gap.range.last.next();
+                continue;
+            }
+            let before = records.len();
+            self.write_record(stream, seq, &mut records)?;
+            if count > 0 && records.len() > self.body_room() {
+                records.truncate(before);
+                batches.push(self.finish(stream, up_to(first, seq), within(gaps, first, seq), count, &records));
+                records.clear();
+                (first, count) = (seq, 0);
+                continue;
+            }
+            count += 1;
+            seq = seq.next();
+            if count == self.limits.records {
+                batches.push(self.finish(stream, up_to(first, seq), within(gaps, first, seq), count, &records));
+                records.clear();
+                (first, count) = (seq, 0);
+            }
+        }
+        if batches.len() < most && seq > first && rest == Rest::Too {
+            let end = seq.min(range.last.next());
+            batches.push(self.finish(stream, up_to(first, end), within(gaps, first, end), count, &records));
+        }
+        Ok(batches)
+    }
+
+    /// One record as it is sent, for people who look at a dead letter.
+    pub(super) fn record(&mut self, stream: Stream, seq: Seq) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        self.write_record(stream, seq, &mut out)?;
+        out.pop();
+        Ok(out)
+    }
+
+    /// Bytes that the records of a batch may take, commas included: the rest is for the head.
+    fn body_room(&self) -> usize {
+        self.limits.bytes.saturating_sub(400 + self.identity.agent.len())
+    }
+
+    /// Appends a record and a comma.
+    fn write_record(&mut self, stream: Stream, seq: Seq, out: &mut Vec<u8>) -> Result<(), Error> {
+        let is_at_hand =
+            self.piece.as_ref().is_some_and(|piece| piece.stream() == stream && piece.contains(seq));
+        if !is_at_hand {
+            self.piece = self.reader.piece(stream, seq)?;
+        }
+        let missing = || Error::Missing { stream, seq };
+        let piece = self.piece.as_ref().filter(|piece| piece.contains(seq)).ok_or_else(missing)?;
+        match piece {
+            Piece::Readings(first, readings) => {
+                wire::write_reading(seq, &readings[place(*first, seq)], out);
+            }
+            Piece::Windows(first, records) => {
+                wire::write_window(seq, &records[place(*first, seq)], out);
+            }
+        }
+        out.push(b',');
+        Ok(())
+    }
+
+    /// `records` end with a comma.
+    fn finish(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>, count: u64, records: &[u8]) -> Batch {
+        let previous = None;
+        let head =
+            wire::Head { agent: &self.identity.agent, epoch: self.identity.epoch, stream, range, gaps: &gaps, previous };
+        let mut body = Vec::with_capacity(records.len() + 512);
+        head.write(&mut body);
+        body.extend_from_slice(records.strip_suffix(b",").unwrap_or(records));
+        wire::write_end(&mut body);
+        let key = head.idempotency_key();
+        Batch { stream, range, records: count, key, body: self.compress(body), gaps }
+    }
+
+    fn compress(&mut self, body: Vec<u8>) -> bytes::Bytes {
+        match self.compression {
+            Compression::None => body.into(),
+            Compression::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
+                encoder.write_all(&body).expect("a Vec takes any bytes");
+                encoder.finish().expect("a Vec takes any bytes").into()
+            }
+            Compression::Zstd => {
+                let compressor = self.zstd.get_or_insert_with(|| {
+                    zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("the level is one that zstd has")
+                });
+                compressor.compress(&body).expect("the buffer is made as large as zstd asks").into()
+            }
+        }
+    }
+}
+
+/// What [`Builder::plan`] does with a last batch that is not full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It waits for more.
+    Waits,
+    /// It is one, too.
+    Too,
+}
+
+fn gap_at(gaps: &[Gap], seq: Seq) -> Option<&Gap> {
+    let after = gaps.partition_point(|gap| gap.range.last < seq);
+    gaps.get(after).filter(|gap| gap.range.contains(seq))
+}
+
+/// The gaps from `first` to before `end`, cut at both.
+fn within(gaps: &[Gap], first: Seq, end: Seq) -> Vec<Gap> {
+    let cut = |gap: &Gap| {
+        let (from, to) = (gap.range.first.max(first), gap.range.last.min(Seq(end.0 - 1)));
+        (from <= to).then_some(Gap { range: SeqRange { first: from, last: to }, reason: gap.reason })
+    };
+    gaps.iter().filter_map(cut).collect()
+}
+
+fn up_to(first: Seq, end: Seq) -> SeqRange {
+    SeqRange { first, last: Seq(end.0 - 1) }
+}
+
+fn place(first: Seq, seq: Seq) -> usize {
+    usize::try_from(seq.0 - first.0).expect("a piece is in memory")
+}

@@ -1,0 +1,144 @@
+//! Room 7: the request, and what came back.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use tracing::debug;
+
+use super::answer::{Answer, retry_after};
+use super::batch::Batch;
+use super::settings::{Compression, Settings};
+use crate::clock::Clock;
+use crate::{secret, tls};
+
+/// Of an answer's body, this much is read; more is no answer to a batch but a page for people.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Why no client can be made for a sink.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Its certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// Its URL or settings cannot be used.
+    #[error("cannot make an HTTP client")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A header's secret cannot be read, or is no header value.
+    #[error("cannot set the header {name}")]
+    Header { name: String, source: HeaderError },
+    /// Not reached, broken off, or too slow.
+    #[error("{0}")]
+    Request(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeaderError {
+    #[error(transparent)]
+    Secret(#[from] secret::Error),
+    #[error("its name or value has characters that a header must not have")]
+    Characters,
+}
+
+/// A connection to one sink.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    client: reqwest::Client,
+    url: String,
+    timeout: Duration,
+    encoding: Option<HeaderValue>,
+    headers: Vec<(String, secret::Secret)>,
+    clock: Clock,
+}
+
+impl Endpoint {
+    pub(super) fn new(settings: &Settings, clock: Clock) -> Result<Self, SetupError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(settings.timeout.min(Duration::from_secs(10)))
+            .timeout(settings.timeout)
+            .pool_max_idle_per_host(1)
+            .tcp_nodelay(true);
+        if settings.url.starts_with("https:") {
+            let config = tls::client_config(&settings.tls)?;
+            builder = builder.tls_backend_preconfigured((*config).clone());
+        }
+        Ok(Self {
+            client: builder.build().map_err(SetupError::Client)?,
+            url: settings.url.clone(),
+            timeout: settings.timeout,
+            encoding: match settings.compression {
+                Compression::Zstd => Some(HeaderValue::from_static("zstd")),
+                Compression::Gzip => Some(HeaderValue::from_static("gzip")),
+                Compression::None => None,
+            },
+            headers: settings.headers.clone(),
+            clock,
+        })
+    }
+
+    /// Sends a batch and reads the whole answer.
+    pub(super) async fn send(&self, batch: &Batch) -> Result<Answer, Failure> {
+        let mut headers = self.secret_headers()?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(encoding) = &self.encoding {
+            headers.insert(CONTENT_ENCODING, encoding.clone());
+        }
+        let key = HeaderValue::from_str(&batch.key).expect("an agent's id has only plain characters");
+        headers.insert(IDEMPOTENCY_KEY, key);
+
+        let request = self.client.post(&self.url).headers(headers).body(batch.body.clone());
+        let mut response = request.send().await.map_err(|error| self.failure(error))?;
+        let status = response.status().as_u16();
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry_after(value, self.clock.system()));
+        let mut body = Vec::new();
+        // To the end: an answer that breaks off is none.
+        while let Some(part) = response.chunk().await.map_err(|error| self.failure(error))? {
+            if body.len() < MAX_ANSWER_BYTES {
+                body.extend_from_slice(&part[..part.len().min(MAX_ANSWER_BYTES - body.len())]);
+            }
+        }
+        debug!(key = %batch.key, status, "batch answered");
+        Ok(Answer { status, body, retry_after })
+    }
+
+    /// The configured headers; secrets are read anew, so that a rotated one is used at once.
+    fn secret_headers(&self) -> Result<HeaderMap, Failure> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let of = |source| Failure::Header { name: name.clone(), source };
+            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| of(HeaderError::Characters))?;
+            let value = value.reveal().map_err(|error| of(error.into()))?;
+            let mut value = HeaderValue::from_str(&value).map_err(|_| of(HeaderError::Characters))?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        Ok(headers)
+    }
+
+    /// In words, without the URL, which may hold a token.
+    fn failure(&self, error: reqwest::Error) -> Failure {
+        let what = match () {
+            () if error.is_timeout() => format!("no answer within {:?}", self.timeout),
+            () if error.is_connect() => "cannot connect".to_owned(),
+            () => "the connection broke off".to_owned(),
+        };
+        let error = error.without_url();
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        Failure::Request(format!("{what}: {cause}"))
+    }
+}
