@@ -44,9 +44,24 @@ use crate::ingest::{Intake, Peer, SourceSpec};
 use crate::source::Report;
 use crate::{secret, tls};
 
-/// Pauses between attempts. At most half a minute: a broker that is back should not wait long for its sensors' data.
-const RETRY: backoff::Settings =
-    backoff::Settings { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
+/// How fast things are tried again and given up.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Pauses between attempts.
+    retry: backoff::Settings,
+    /// How long a source that stops waits for what it took to become durable.
+    drain_wait: Duration,
+}
+
+impl Pace {
+    /// At most half a minute between attempts: a broker that is back should not wait long for us. Five seconds to drain:
+    /// several commits' time; what is not durable by then comes again.
+    const DEFAULT: Self = Self {
+        retry: backoff::Settings { initial: Duration::from_millis(500), max: Duration::from_secs(30) },
+        drain_wait: Duration::from_secs(5),
+    };
+}
+
 /// The protocol has 16 bits for the seconds of a keep-alive.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(65_535);
 
@@ -72,12 +87,7 @@ pub async fn run<M: SubscriptionMemory>(
     stop: CancellationToken,
     clock: Clock,
 ) {
-    let broker = format!("{}:{}", settings.host, settings.port);
-    let reporter = Reporter::new(&settings.name, broker, report);
-    let wanted = filters(&settings);
-    let client =
-        Client { settings, source, intake, memory, wanted, stop, clock, reporter, releases: Releases::Known };
-    client.run().await;
+    Client::new(settings, source, intake, memory, report, stop, clock).run().await;
 }
 
 /// Why there will be no further attempt.
@@ -92,12 +102,29 @@ struct Client<M> {
     stop: CancellationToken,
     clock: Clock,
     reporter: Reporter,
+    pace: Pace,
     releases: Releases,
 }
 
 impl<M: SubscriptionMemory> Client<M> {
+    fn new(
+        settings: Settings,
+        source: Arc<SourceSpec>,
+        intake: Intake,
+        memory: M,
+        report: watch::Sender<Report>,
+        stop: CancellationToken,
+        clock: Clock,
+    ) -> Self {
+        let broker = format!("{}:{}", settings.host, settings.port);
+        let reporter = Reporter::new(&settings.name, broker, report);
+        let wanted = filters(&settings);
+        let (pace, releases) = (Pace::DEFAULT, Releases::Known);
+        Self { settings, source, intake, memory, wanted, stop, clock, reporter, pace, releases }
+    }
+
     async fn run(mut self) {
-        let mut backoff = Backoff::new(RETRY);
+        let mut backoff = Backoff::new(self.pace.retry);
         let mut trust = Trust::Now;
         while !self.stop.is_cancelled() {
             let served = match self.attempt(trust).await {
@@ -159,6 +186,7 @@ impl<M: SubscriptionMemory> Client<M> {
             obsolete,
             keep_alive: plan.keep_alive,
             trust,
+            drain_wait: self.pace.drain_wait,
             stop: &self.stop,
             clock: self.clock,
         };

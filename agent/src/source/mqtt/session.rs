@@ -33,8 +33,6 @@ use crate::ingest::{Arrival, Closed, Flushed, Inlet};
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Shorter waits for room are the ordinary rhythm of commits.
 const BLOCKED_AFTER: Duration = Duration::from_secs(1);
-/// At the end, what was taken may take this long to become durable.
-const DRAIN_WAIT: Duration = Duration::from_secs(5);
 /// Then the DISCONNECT may take this long.
 const DISCONNECT_WAIT: Duration = Duration::from_secs(1);
 /// Messages that are read while the inlet has no room: more than any broker keeps in flight by default.
@@ -51,6 +49,8 @@ pub(super) struct Task<'a> {
     pub(super) keep_alive: Duration,
     /// Whether the log believes at once that all is well when the connection is made.
     pub(super) trust: Trust,
+    /// At the end, what was taken may take this long to become durable.
+    pub(super) drain_wait: Duration,
     pub(super) stop: &'a CancellationToken,
     pub(super) clock: Clock,
 }
@@ -372,7 +372,7 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
     /// Takes nothing more; what was taken is still to become durable. A connection that is not made is given up.
     fn drain(&mut self) {
         self.phase = match self.connected_at {
-            Some(_) => Phase::Draining { until: self.now() + DRAIN_WAIT },
+            Some(_) => Phase::Draining { until: self.now() + self.task.drain_wait },
             None => Phase::Left,
         };
     }

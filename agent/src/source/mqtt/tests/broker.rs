@@ -105,6 +105,13 @@ impl Drop for Broker {
     }
 }
 
+/// Whether the broker is to keep a message for those who subscribe later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retain {
+    Yes,
+    No,
+}
+
 /// Publishes, and knows when the broker has it.
 pub(super) struct Publisher {
     client: AsyncClient,
@@ -121,8 +128,8 @@ impl Publisher {
     }
 
     /// Publishes one message as it is wanted, with QoS 1 or 2.
-    pub(super) async fn publish_with(&mut self, topic: &str, qos: QoS, retain: bool, payload: Vec<u8>) {
-        self.client.try_publish(topic, qos, retain, payload).unwrap();
+    pub(super) async fn publish_with(&mut self, topic: &str, qos: QoS, retain: Retain, payload: Vec<u8>) {
+        self.client.try_publish(topic, qos, retain == Retain::Yes, payload).unwrap();
         self.acknowledged(1).await;
     }
 
