@@ -247,8 +247,51 @@ fn refused(content: Content, file: &Path, error: pem::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::process::Command;
+
+    use rustls::{ClientConnection, ServerConnection};
+
     use super::*;
+
+    /// Writes `ca`, and signed by it `server` (for localhost) and `client`, each as `.pem` and `.key`, into `dir`.
+    pub(crate) fn make_certificates(dir: &Path) {
+        let openssl = |line: &str| {
+            let arguments: Vec<&str> = line.split(' ').collect();
+            let output = Command::new("openssl").args(&arguments).current_dir(dir).output();
+            let output = output.expect("these tests make their certificates with openssl: install it");
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca"));
+        std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+        for name in ["server", "client"] {
+            openssl(&format!("req -new {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+            openssl(&format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out {name}.pem"
+            ));
+        }
+    }
+
+    /// A handshake in memory.
+    fn shake_hands(client: &ClientSettings, server: &ServerSettings) -> Result<(), rustls::Error> {
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(client_config(client).unwrap(), name).unwrap();
+        let mut server = ServerConnection::new(server_config(server).unwrap()).unwrap();
+        // One more round after the last flight: TLS 1.3 refuses a client's certificate only then.
+        for _ in 0..4 {
+            let mut flight = Vec::new();
+            client.write_tls(&mut flight).unwrap();
+            server.read_tls(&mut flight.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut flight = Vec::new();
+            server.write_tls(&mut flight).unwrap();
+            client.read_tls(&mut flight.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        Ok(())
+    }
 
     fn error_of(settings: &ClientSettings) -> String {
         client_config(settings).unwrap_err().to_string()
@@ -289,5 +332,43 @@ mod tests {
         // The system may have no certificates at all in a minimal container: then that is said first.
         let error = error_of(&settings);
         assert!(error.contains("go together") || error.contains("ca-certificates"), "{error}");
+    }
+
+    #[test]
+    fn client_and_server_verify_one_another() {
+        let dir = tempfile::tempdir().unwrap();
+        make_certificates(dir.path());
+        let file = |name: &str| dir.path().join(name);
+        let anonymous = ClientSettings { ca_file: Some(file("ca.pem")), ..Default::default() };
+        let named = ClientSettings {
+            cert_file: Some(file("client.pem")),
+            key_file: Some(file("client.key")),
+            ..anonymous.clone()
+        };
+        let stranger = ClientSettings { ca_file: Some(file("client.pem")), ..Default::default() };
+        let open = ServerSettings {
+            cert_file: file("server.pem"),
+            key_file: file("server.key"),
+            client_ca_file: None,
+        };
+        let closed = ServerSettings { client_ca_file: Some(file("ca.pem")), ..open.clone() };
+
+        assert_eq!(shake_hands(&anonymous, &open), Ok(()));
+        assert_eq!(shake_hands(&named, &closed), Ok(()));
+        assert_eq!(shake_hands(&anonymous, &closed), Err(rustls::Error::NoCertificatesPresented));
+        assert!(matches!(shake_hands(&stranger, &open), Err(rustls::Error::InvalidCertificate(_))));
+    }
+
+    #[test]
+    fn a_key_that_does_not_belong_to_the_certificate_is_an_error_that_names_both() {
+        let dir = tempfile::tempdir().unwrap();
+        make_certificates(dir.path());
+        let settings = ServerSettings {
+            cert_file: dir.path().join("server.pem"),
+            key_file: dir.path().join("client.key"),
+            client_ca_file: None,
+        };
+        let error = server_config(&settings).unwrap_err().to_string();
+        assert!(error.contains("server.pem") && error.contains("client.key"), "{error}");
     }
 }

@@ -84,8 +84,6 @@ pub(super) enum Event {
     Unsubscribed,
     /// An ack from the request queue is on its way.
     AckSent,
-    /// Our DISCONNECT is on its way.
-    DisconnectSent,
     /// Something that needs no attention, a ping for example.
     Other,
 }

@@ -33,7 +33,8 @@ use crate::ingest::{Arrival, Closed, Flushed, Inlet};
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Shorter waits for room are the ordinary rhythm of commits.
 const BLOCKED_AFTER: Duration = Duration::from_secs(1);
-/// Then the DISCONNECT may take this long.
+/// Then the broker has this long to close the connection. It does so when it has come to our DISCONNECT, and with it to
+/// the last of our acks: a mosquitto that sees the next connection first drops those it has not read yet.
 const DISCONNECT_WAIT: Duration = Duration::from_secs(1);
 /// Messages that are read while the inlet has no room: more than any broker keeps in flight by default.
 const UNPLACED_MESSAGES: u64 = 2_048;
@@ -121,7 +122,7 @@ enum Phase {
     Draining {
         until: Instant,
     },
-    /// DISCONNECT is on its way out.
+    /// DISCONNECT is on its way, and the broker will close the connection.
     Leaving {
         until: Instant,
     },
@@ -177,26 +178,25 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
             let event = {
                 let mut poll = pin!(link.poll());
                 match now(poll.as_mut()).await {
-                    Poll::Ready(event) => event?,
-                    Poll::Pending => match self.wait(poll, L::QUEUED_ACKS).await? {
-                        Some(event) => event,
-                        None => return Ok(()),
-                    },
+                    Poll::Ready(event) => Some(event),
+                    Poll::Pending => self.wait(poll, L::QUEUED_ACKS).await?,
                 }
             };
-            self.handle(event)?;
+            match event {
+                Some(Ok(event)) => self.handle(event)?,
+                Some(Err(_)) if self.is_leaving() => return Ok(()),
+                Some(Err(trouble)) => return Err(End::Failed(trouble)),
+                None => return Ok(()),
+            }
             self.make_room().await?;
             link.send_acks(&mut self.acks).await?;
             self.leave_when_drained();
-            if self.phase == Phase::Left {
-                return Ok(());
-            }
         }
     }
 
     /// The event loop has nothing at the moment: hands over what was gathered, offers acks, and waits. `None`: there is
     /// nothing left to wait for.
-    async fn wait<F>(&mut self, mut poll: Pin<&mut F>, queued_acks: usize) -> Result<Option<Event>, End>
+    async fn wait<F>(&mut self, mut poll: Pin<&mut F>, queued_acks: usize) -> Result<Option<F::Output>, End>
     where
         F: Future<Output = Result<Event, Trouble>>,
     {
@@ -214,7 +214,7 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
             tokio::select! {
                 biased;
                 () = self.task.stop.cancelled(), if is_open => self.drain(),
-                event = &mut poll => return event.map(Some).map_err(End::Failed),
+                event = &mut poll => return Ok(Some(event)),
                 placed = self.inlet.flushed(), if self.no_room_since.is_some() => {
                     placed?;
                     self.found_room();
@@ -240,7 +240,6 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
                 self.subscribing.unsubscribed();
                 self.go_on_subscribing();
             }
-            Event::DisconnectSent => self.phase = Phase::Left,
             Event::Other => {}
         }
         self.last_event = self.now();
@@ -389,12 +388,15 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
     }
 
     fn leave(&mut self) {
-        let is_leaving = matches!(self.phase, Phase::Leaving { .. });
-        self.phase = if is_leaving || !self.requests.disconnect().is_taken() {
+        self.phase = if self.is_leaving() || !self.requests.disconnect().is_taken() {
             Phase::Left
         } else {
             Phase::Leaving { until: self.now() + DISCONNECT_WAIT }
         };
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving { .. })
     }
 
     /// The same trouble, with what this connection knows of how far it had come.

@@ -162,7 +162,6 @@ fn translate(event: Raw) -> Event {
             Event::Subscribed(suback.return_codes.into_iter().map(grant).collect())
         }
         Raw::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
-        Raw::Outgoing(Outgoing::Disconnect) => Event::DisconnectSent,
         Raw::Incoming(_) | Raw::Outgoing(_) => Event::Other,
     }
 }
@@ -203,7 +202,9 @@ fn trouble(error: ConnectionError, stage: Stage) -> Trouble {
         ConnectionError::Tls(error) => tls_trouble(error),
         ConnectionError::Io(error) => Trouble::from_io(error, stage),
         ConnectionError::ConnectionRefused(code) => refused(code),
-        ConnectionError::NotConnAck(packet) => Trouble::Protocol { what: format!("{packet:?}") },
+        ConnectionError::NotConnAck(_) => {
+            Trouble::Protocol { what: "another packet than CONNACK".to_owned() }
+        }
         ConnectionError::RequestsDone => Trouble::Closed(stage),
     }
 }

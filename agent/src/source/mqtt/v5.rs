@@ -111,7 +111,6 @@ impl V5 {
                 Event::Subscribed(suback.return_codes.into_iter().map(grant).collect())
             }
             Raw::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
-            Raw::Outgoing(Outgoing::Disconnect) => Event::DisconnectSent,
             Raw::Incoming(_) | Raw::Outgoing(_) => Event::Other,
         }
     }
@@ -206,7 +205,9 @@ fn trouble(error: ConnectionError, stage: Stage) -> Trouble {
         ConnectionError::Tls(error) => tls_trouble(error),
         ConnectionError::Io(error) => Trouble::from_io(error, stage),
         ConnectionError::ConnectionRefused(code) => Trouble::Refused(refusal(code)),
-        ConnectionError::NotConnAck(packet) => Trouble::Protocol { what: format!("{packet:?}") },
+        ConnectionError::NotConnAck(_) => {
+            Trouble::Protocol { what: "another packet than CONNACK".to_owned() }
+        }
         ConnectionError::RequestsDone => Trouble::Closed(stage),
     }
 }

@@ -25,15 +25,81 @@ async fn a_refused_subscription_is_named_while_the_others_work() {
         let error = source.reaches(State::Misconfigured).await.last_error.unwrap();
         assert!(error.contains("refused to subscribe \"b\""), "{error}");
 
-        let publish: &[u8] = match protocol {
-            Protocol::V311 => b"\x32\x06\x00\x01a\x00\x07x",
-            Protocol::V5 => b"\x32\x07\x00\x01a\x00\x07\x00x",
-        };
-        socket.write_all(publish).await.unwrap();
+        socket.write_all(&publish(protocol, 1, 7)).await.unwrap();
         let seen = source.takes(1).await;
         assert_eq!((seen[0].hash, seen[0].packet_id()), (hash("a", "x"), 7));
         source.settle();
         assert_eq!(read_packet(&mut socket).await, [0x40, 2, 0, 7]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn acks_leave_in_the_order_of_arrival_and_only_as_far_as_is_durable() {
+    in_both(|protocol| async move {
+        let (listener, mut source) = source_of_ours(protocol, &["a"]).await;
+        let mut socket = accept_subscriber(&listener, protocol).await;
+        // Packet ids in no order of their own.
+        let ids: Vec<u16> = (0..500_u32).map(|n| u16::try_from(n * 7_919 % 65_521 + 1).unwrap()).collect();
+        let (early, late) = ids.split_at(311);
+        for part in [early, late] {
+            let packets: Vec<u8> = part.iter().flat_map(|id| publish(protocol, 1, *id)).collect();
+            socket.write_all(&packets).await.unwrap();
+            let seen = source.takes(part.len()).await;
+            assert!(seen.iter().map(|seen| seen.packet_id()).eq(part.iter().copied()));
+            source.settle();
+            for id in part {
+                let [high, low] = id.to_be_bytes();
+                assert_eq!(read_packet(&mut socket).await, [0x40, 2, high, low]);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_older_connection_owed_is_never_sent_on_a_newer_one() {
+    in_both(|protocol| async move {
+        let (listener, mut source) = source_of_ours(protocol, &["a"]).await;
+        let mut socket = accept_subscriber(&listener, protocol).await;
+        socket.write_all(&publish(protocol, 1, 7)).await.unwrap();
+        source.takes(1).await;
+        drop(socket);
+
+        let mut socket = accept_subscriber(&listener, protocol).await;
+        source.reaches(State::Connected).await;
+        // Only now is the message of the first connection durable.
+        source.settle();
+        socket.write_all(&publish(protocol, 1, 8)).await.unwrap();
+        source.takes(1).await;
+        source.settle();
+        assert_eq!(read_packet(&mut socket).await, [0x40, 2, 0, 8]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_that_has_no_room_is_held_back_by_tcp() {
+    in_both(|protocol| async move {
+        let (listener, mut source) = source_of_ours(protocol, &["a"]).await;
+        let mut socket = accept_subscriber(&listener, protocol).await;
+        // Rejected payloads are kept up to 1 KiB, so it takes thousands of messages to use up the budget.
+        let flood: Vec<u8> = (0..1_000).flat_map(|_| publish(protocol, 0, 0)).collect();
+        let mut written = 0;
+        let is_held_back = async |socket: &mut TcpStream| {
+            timeout(Duration::from_secs(2), socket.write_all(&flood)).await.is_err()
+        };
+        while !is_held_back(&mut socket).await {
+            written += flood.len();
+            assert!(written < 512 << 20, "nothing holds it back");
+        }
+        source.reaches(State::Blocked).await;
+
+        // The test's own room takes what waits, and gives the budget back.
+        while source.report.borrow().state == State::Blocked {
+            let batch = timeout(DEADLINE, source.batches.recv()).await.expect("no batch comes").unwrap();
+            drop(batch);
+        }
     })
     .await;
 }
@@ -69,11 +135,7 @@ async fn a_release_of_an_unknown_qos_2_message_is_answered_at_the_second_connect
             } else {
                 assert_eq!(read_packet(&mut socket).await, [0x70, 2, 0, 9]);
                 // And a QoS 2 message of the old subscription goes its way.
-                let publish: &[u8] = match protocol {
-                    Protocol::V311 => b"\x34\x06\x00\x01a\x00\x07x",
-                    Protocol::V5 => b"\x34\x07\x00\x01a\x00\x07\x00x",
-                };
-                socket.write_all(publish).await.unwrap();
+                socket.write_all(&publish(protocol, 2, 7)).await.unwrap();
                 source.takes(1).await;
                 source.settle();
                 assert_eq!(read_packet(&mut socket).await, [0x50, 2, 0, 7]);
@@ -95,10 +157,7 @@ async fn what_arrives_together_with_the_end_of_the_connection_is_kept() {
         let subscribe = read_packet(&mut socket).await;
         let mut last = suback(protocol, &subscribe, &[1]);
         for _ in 0..3 {
-            last.extend_from_slice(match protocol {
-                Protocol::V311 => b"\x30\x04\x00\x01ax",
-                Protocol::V5 => b"\x30\x05\x00\x01a\x00x",
-            });
+            last.extend(publish(protocol, 0, 0));
         }
         // A reserved packet type: the connection is over.
         last.extend_from_slice(&[0x00, 0x00]);
@@ -192,6 +251,21 @@ fn suback(protocol: Protocol, subscribe: &[u8], codes: &[u8]) -> Vec<u8> {
     }
     body.extend_from_slice(codes);
     let mut packet = vec![0x90, u8::try_from(body.len()).unwrap()];
+    packet.extend(body);
+    packet
+}
+
+/// A PUBLISH of "x" to the topic "a".
+fn publish(protocol: Protocol, qos: u8, packet_id: u16) -> Vec<u8> {
+    let mut body = vec![0, 1, b'a'];
+    if qos > 0 {
+        body.extend(packet_id.to_be_bytes());
+    }
+    if protocol == Protocol::V5 {
+        body.push(0);
+    }
+    body.push(b'x');
+    let mut packet = vec![0x30 | qos << 1, u8::try_from(body.len()).unwrap()];
     packet.extend(body);
     packet
 }
