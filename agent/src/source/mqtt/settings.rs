@@ -1,4 +1,4 @@
-//! MQTT client source.
+//! What an operator says about an `mqtt` source: which broker, who we are there, and what to subscribe to.
 
 use std::time::Duration;
 

@@ -1,0 +1,155 @@
+//! What the source says of itself: its state for the status, and one log line when trouble begins and one when it ends.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::subscribing::Summary;
+use super::trouble::{Trouble, in_full};
+use crate::source::{Report, State};
+
+/// Publishes state and logs changes of it.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    name: String,
+    broker: String,
+    report: watch::Sender<Report>,
+    /// What it would be were it not blocked.
+    state: State,
+    last_error: Option<String>,
+    blocked: Blocked,
+    /// The trouble that was logged and has not ended, as far as the log says.
+    logged: Option<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    No,
+    Yes,
+}
+
+/// Whether to believe that trouble has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// The connection before could not be made at all: this one is an improvement worth a line in the log.
+    Now,
+    /// Connections were lost as soon as they were made: the log waits until this one has lasted.
+    Later,
+}
+
+impl Reporter {
+    /// Speaks for the source `name`, a client of `broker`.
+    pub(super) fn new(name: &str, broker: String, report: watch::Sender<Report>) -> Self {
+        let (name, state) = (name.to_owned(), State::Starting);
+        Self { name, broker, report, state, last_error: None, blocked: Blocked::No, logged: None }
+    }
+
+    /// An attempt failed, or a connection ended; the next attempt comes after `pause`.
+    pub(super) fn failed(&mut self, trouble: &Trouble, attempt: u32, pause: Duration) {
+        let error = in_full(trouble);
+        let (source, broker, state) = (&self.name, &self.broker, trouble.state());
+        if self.logged == Some(state) {
+            debug!(%source, %broker, attempt, ?pause, "{error}");
+        } else {
+            warn!(%source, %broker, attempt, ?pause, "{error}; retrying");
+            self.logged = Some(state);
+        }
+        self.blocked = Blocked::No;
+        self.state = state;
+        self.last_error = Some(format!("broker {broker}: {error}"));
+        self.publish();
+    }
+
+    /// All subscriptions are answered.
+    pub(super) fn subscribed(&mut self, summary: &Summary, trust: Trust) {
+        if !summary.refused.is_empty() {
+            self.refused(summary);
+            return;
+        }
+        self.state = State::Connected;
+        self.last_error = self.unprotected(summary);
+        if trust == Trust::Now {
+            self.trouble_ended();
+        }
+        self.publish();
+    }
+
+    /// The connection has lasted.
+    pub(super) fn settled(&mut self) {
+        if self.state == State::Connected {
+            self.trouble_ended();
+        }
+    }
+
+    /// Messages wait because the store takes no more.
+    pub(super) fn blocked(&mut self) {
+        if self.blocked == Blocked::No {
+            warn!(source = %self.name, "held back: the store takes no more at the moment");
+            self.blocked = Blocked::Yes;
+            self.publish();
+        }
+    }
+
+    /// The store takes messages again.
+    pub(super) fn unblocked(&mut self) {
+        if self.blocked == Blocked::Yes {
+            info!(source = %self.name, "no longer held back");
+            self.blocked = Blocked::No;
+            self.publish();
+        }
+    }
+
+    fn refused(&mut self, summary: &Summary) {
+        let refused: Vec<String> =
+            summary.refused.iter().map(|(filter, reason)| format!("{filter:?} ({reason})")).collect();
+        let error = format!(
+            "the broker refused to subscribe {}; allow this user to read it there, or change the topic",
+            refused.join(", ")
+        );
+        if self.logged != Some(State::Misconfigured) {
+            warn!(source = %self.name, broker = %self.broker, "{error}; asking again now and then");
+            self.logged = Some(State::Misconfigured);
+        }
+        self.state = State::Misconfigured;
+        self.last_error = Some(format!("broker {}: {error}", self.broker));
+        self.publish();
+    }
+
+    /// The broker protects less than it was asked to: worth a word, but it works.
+    fn unprotected(&self, summary: &Summary) -> Option<String> {
+        if summary.unprotected.is_empty() {
+            return None;
+        }
+        let filters = summary.unprotected.join(", ");
+        let word =
+            format!("the broker granted only QoS 0 for {filters}: messages can be lost on their way here");
+        if self.last_error.as_ref() != Some(&word) {
+            warn!(source = %self.name, broker = %self.broker, "{word}");
+        }
+        Some(word)
+    }
+
+    fn trouble_ended(&mut self) {
+        if self.logged.take().is_some() {
+            info!(source = %self.name, broker = %self.broker, "connected and subscribed again");
+        } else {
+            debug!(source = %self.name, broker = %self.broker, "connected and subscribed");
+        }
+    }
+
+    fn publish(&self) {
+        let state = if self.blocked == Blocked::Yes { State::Blocked } else { self.state };
+        let report = Report {
+            state,
+            last_error: self.last_error.clone(),
+            clients: None,
+            settled: self.state != State::Starting,
+        };
+        self.report.send_if_modified(|published| {
+            let is_news = *published != report;
+            *published = report;
+            is_news
+        });
+    }
+}
