@@ -1,7 +1,9 @@
 //! Holdfast: an edge telemetry agent that loses nothing it acknowledged.
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod forward;
 pub mod ingest;
 pub mod reading;
