@@ -308,6 +308,11 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// True if the text is no TOML there.
+    pub(super) fn is_syntax(&self) -> bool {
+        matches!(self, Self::Syntax { .. } | Self::Unquoted { .. })
+    }
+
     /// True for what a broken line elsewhere may have caused: it is not reported beside syntax errors.
     pub(super) fn may_follow_from_syntax(&self) -> bool {
         matches!(

@@ -16,6 +16,7 @@ mod report;
 mod sinks;
 mod sources;
 mod subscriptions;
+mod syntax;
 pub(crate) mod units;
 mod urls;
 mod windows;
@@ -41,6 +42,7 @@ use fault::Place;
 use lines::Lines;
 use reader::{Given, Section, invalid};
 use report::Report;
+use syntax::Readable;
 use toml::de::DeTable;
 
 use crate::stream::Stream;
@@ -113,10 +115,10 @@ fn parse_bytes(bytes: &[u8], file: &str, environment: &dyn Environment) -> Resul
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(text: &str, file: &str, environment: &dyn Environment) -> Result<Loaded, Faults> {
-    let (table, errors) = DeTable::parse_recoverable(text);
+    let readable = Readable::of(text);
     let report = Report::new(text, file, environment);
-    report.syntax(&errors);
-    let config = if report.is_worth_checking(&errors) { config(&report, table.get_ref()) } else { None };
+    let table = readable.table(&report);
+    let config = table.as_ref().and_then(|table| config(&report, table.get_ref()));
     match config {
         Some(config) if !report.has_faults() => Ok(Loaded { config, notes: report.take_notes() }),
         Some(_) | None => Err(Faults(report.into_faults())),

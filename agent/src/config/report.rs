@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +16,10 @@ const SHOWN_CHARS: usize = 60;
 /// Gathers what is found, and knows what readers need to know beside the table.
 pub(super) struct Report<'a> {
     file: Arc<str>,
-    text: &'a str,
-    lines: Lines<'a>,
+    /// The whole file.
+    pub(super) text: &'a str,
+    /// Where its lines are.
+    pub(super) lines: Lines<'a>,
     faults: RefCell<Vec<(usize, Fault)>>,
     notes: RefCell<Vec<Note>>,
     /// The machine.
@@ -54,65 +55,22 @@ impl<'a> Report<'a> {
         self.notes.borrow_mut().push(note);
     }
 
-    /// Reports what the TOML parser found.
-    pub(super) fn syntax(&self, errors: &[toml::de::Error]) {
-        let mut said = BTreeSet::new();
-        for error in errors {
-            let span = error.span().unwrap_or(self.text.len()..self.text.len());
-            if !said.insert(span.start) {
-                continue;
-            }
-            let problem = self.syntax_problem(error.message(), span.clone());
-            self.fault(&Place { key: String::new(), span }, problem);
-        }
-    }
-
-    fn syntax_problem(&self, message: &str, span: Range<usize>) -> Problem {
-        if message == "duplicate key" {
-            let text = clip(self.text.get(span).unwrap_or_default());
-            return Problem::Twice { text };
-        }
-        let text = self.shown_syntax(span.start, span.end);
-        if message.starts_with("string values must be quoted") {
-            Problem::Unquoted { text }
-        } else {
-            Problem::Syntax { message: message.to_owned(), text: text.map(|text| format!("`{text}`")) }
-        }
-    }
-
-    /// What a syntax error stumbled on, if it cannot be a secret: a key, or the value of a key that holds none.
-    fn shown_syntax(&self, start: usize, end: usize) -> Option<String> {
-        let (line, before) = self.lines.line_at(start);
-        let text = self.text.get(start..end).filter(|text| !text.is_empty())?;
-        let key = line.split_once('=').map_or("", |(key, _)| key).trim();
-        let in_key = !before.contains('=') && line.contains('=');
-        (in_key || PLAIN_KEYS.contains(&key)).then(|| clip(text))
-    }
-
-    /// True if what the parser recovered is worth checking: not if a broken header or an open bracket or quote made
-    /// whole lines belong to something else.
-    pub(super) fn is_worth_checking(&self, errors: &[toml::de::Error]) -> bool {
-        errors.iter().all(|error| {
-            let (line, _) = self.lines.line_at(error.span().map_or(self.text.len(), |span| span.start));
-            let header = line.trim_start().starts_with('[');
-            !header && !error.message().contains("unclosed") && !error.message().contains("multi-line")
-        })
-    }
-
     /// All faults in the order of the file. Beside syntax errors, faults that follow from them are left out.
     pub(super) fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
-        let is_syntax =
-            |fault: &Fault| matches!(fault.problem, Problem::Syntax { .. } | Problem::Unquoted { .. });
         let broken: BTreeSet<_> = faults
             .iter()
-            .filter(|(_, fault)| is_syntax(fault))
+            .filter(|(_, fault)| fault.problem.is_syntax())
             .filter_map(|(_, fault)| fault.position.map(|position| position.line))
             .collect();
         if !broken.is_empty() {
             faults.retain(|(_, fault)| {
-                let in_broken_line = fault.position.is_some_and(|position| broken.contains(&position.line));
-                is_syntax(fault) || (!in_broken_line && !fault.problem.may_follow_from_syntax())
+                let line = fault.position.map_or(1, |position| position.line);
+                // After a broken line, an unknown key may be the rest of a value, and a secret.
+                let is_rest =
+                    matches!(fault.problem, Problem::UnknownKey { .. }) && broken.contains(&(line - 1));
+                let follows = is_rest || fault.problem.may_follow_from_syntax();
+                fault.problem.is_syntax() || (!broken.contains(&line) && !follows)
             });
         }
         faults.sort_by_key(|(start, _)| *start);
@@ -145,48 +103,6 @@ impl<'a> Report<'a> {
         clip(self.text.get(place.span.clone()).unwrap_or_default())
     }
 }
-
-/// Keys whose values are never secret, so that a syntax error may show them.
-const PLAIN_KEYS: [&str; 38] = [
-    "id",
-    "data_dir",
-    "listen",
-    "socket",
-    "open",
-    "level",
-    "format",
-    "max_size",
-    "max_age",
-    "when_full",
-    "commit_interval",
-    "max_payload",
-    "type",
-    "protocol",
-    "keep_alive",
-    "client_id",
-    "topic",
-    "qos",
-    "payload",
-    "time",
-    "timezone",
-    "device",
-    "retained",
-    "fields",
-    "max_future",
-    "max_clients",
-    "size",
-    "slide",
-    "lateness",
-    "allowed_lateness",
-    "idle",
-    "max_series",
-    "aggregates",
-    "sources",
-    "streams",
-    "compression",
-    "timeout",
-    "required",
-];
 
 /// `text` on one line, without what a terminal would obey, not too long.
 pub(super) fn clip(text: &str) -> String {

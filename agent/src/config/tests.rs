@@ -283,6 +283,10 @@ fn names_are_unique_across_kinds() {
         "5:8: sinks.a: the name \"a\" is taken by the source in line 1",
         "",
     );
+    let again = format!("{SOURCE}[sources.a]\nqos = 1\n[log]\nformat = \"jsn\"\n");
+    let faults = faults_on(&Bench::named(), &again);
+    assert!(faults[0].starts_with("5:10: [sources.a] stands here twice"), "{faults:#?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("8:10: log.format")), "{faults:#?}");
     check(&SOURCE.replace(".a]", ".\"a b\"]"), "1:10: sources.\"a b\": ", "a name of 1 to 64");
 }
 
@@ -326,6 +330,11 @@ fn secrets_are_never_shown() {
         format!("{SOURCE}username = \"u\"\npassword = [\"hunter2\"]"),
         format!("{SOURCE}username = \"u\"\npassword = {{ file = 1, hint = \"hunter2\" }}"),
         format!("{SOURCE}passwrod = \"hunter2\""),
+        format!("{SOURCE}password =\nhunter2=="),
+        format!("{SOURCE}password = \"\nhunter2 hunter2==\n\""),
+        format!("{SOURCE}password = \"\nhunter2==\n\""),
+        format!("{SOURCE}password = \"\nhunter2=3\n\""),
+        format!("{SOURCE}password = \"\"\"\nhunter2=\\q\n"),
         format!("{SINK}headers = \"hunter2\""),
         format!("{SINK}headers = {{ A = hunter2 }}"),
         format!("{SINK}headers = {{ A = \"hunter2\\n\" }}"),
