@@ -232,7 +232,7 @@ fn dead_letters(
     defaults: store::settings::DeadLetterSettings,
 ) -> store::settings::DeadLetterSettings {
     let section = root.section("dead_letters", "a table [dead_letters]");
-    let max_size = section.size("max_size", 1..=MOST_STORE_BYTES);
+    let max_size = section.size("max_size", 0..=MOST_STORE_BYTES);
     let max_payload = section.size("max_payload", 0..=MOST_KEPT_PAYLOAD_BYTES);
     section.finish();
     let max_size_bytes = value_or(max_size, defaults.max_size_bytes);

@@ -17,18 +17,16 @@ use crate::stream::Stream;
 
 /// The most records of one request; a refused batch is split record by record in the worst case.
 const MOST_RECORDS: u64 = 100_000;
-/// The fewest bytes of a batch that are worth a request.
-const LEAST_BYTES: u64 = 1 << 10;
 /// The most bytes of a batch: it is held in memory, once plain and once compressed.
 const MOST_BYTES: u64 = 16 << 20;
 /// The longest that a record waits for others.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 /// The shortest pause ceiling after a failure, so that a dead cloud is no busy loop.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 /// The least and most time of a request.
-const LEAST_TIMEOUT: Duration = Duration::from_millis(10);
+const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
 const MOST_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Headers that the agent sets, or that belong to the connection.
 const OUR_HEADERS: [&str; 7] = [
@@ -114,7 +112,7 @@ fn batch(parent: &Section<'_, '_>) -> BatchLimits {
         parent.section("batch", "a table such as { records = 1000, bytes = \"256KiB\", wait = \"1s\" }");
     let defaults = BatchLimits::default();
     let records = section.number("records", 1..=MOST_RECORDS);
-    let size = section.size("bytes", LEAST_BYTES..=MOST_BYTES);
+    let size = section.size("bytes", 1..=MOST_BYTES);
     let wait = section.duration("wait", Duration::ZERO..=LONGEST_WAIT);
     section.finish();
     BatchLimits {

@@ -120,11 +120,24 @@ fn template(report: &Report<'_>, given: &Given<&str>) -> Option<Template> {
     match Template::parse(given.value) {
         Ok(template) => Some(template),
         Err(error) => {
-            let expected = format!("{TOPIC_FORM} ({error})");
-            invalid(report, &given.place, None, expected);
+            let near = misspelt(given.value, &["device", "field"]);
+            // The error may quote the topic, whatever is in it.
+            let error: String = error.to_string().chars().filter(|char| !char.is_control()).collect();
+            invalid(report, &given.place, near, format!("{TOPIC_FORM} ({error})"));
             None
         }
     }
+}
+
+/// The topic without typing errors in placeholders that should have been `wanted`.
+fn misspelt(topic: &str, wanted: &[&str]) -> Option<String> {
+    let names = topic.split('/').filter_map(|level| level.strip_prefix('{')?.strip_suffix('}'));
+    let near = |name: &str| {
+        let lower = name.to_lowercase();
+        wanted.iter().find(|wanted| name != **wanted && strsim::osa_distance(&lower, wanted) <= 1)
+    };
+    let (name, near) = names.into_iter().find_map(|name| Some((name, near(name)?)))?;
+    Some(topic.replace(&format!("{{{name}}}"), &format!("{{{near}}}")))
 }
 
 /// The quality of service that is not what it seems.
@@ -147,13 +160,8 @@ fn check_captures(section: &Section<'_, '_>, topic: &Given<&str>, template: &Tem
     if payload == Payload::Value && !template.has_field() {
         wanted.push("field");
     }
-    let names = topic.value.split('/').filter_map(|level| level.strip_prefix('{')?.strip_suffix('}'));
-    for name in names {
-        let lower = name.to_lowercase();
-        let near = wanted.iter().find(|wanted| strsim::osa_distance(&lower, wanted) <= 1);
-        if let Some(near) = near {
-            invalid(report, &topic.place, Some(topic.value.replace(name, near)), TOPIC_FORM);
-        }
+    if let Some(meant) = misspelt(topic.value, &wanted) {
+        invalid(report, &topic.place, Some(meant), TOPIC_FORM);
     }
     if template.has_device() && section.has("device") {
         report.note(&section.place, Remark::DeviceTwice);

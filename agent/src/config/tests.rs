@@ -429,6 +429,13 @@ fn subscriptions_are_checked() {
         "4:24: sources.a.subscribe[0].topic: ",
         "did you mean \"t/{device}\"?",
     );
+    check(
+        &with("topic = \"t/{Device}/#/x\""),
+        "4:24: sources.a.subscribe[0].topic: ",
+        "did you mean \"t/{device}/#/x\"?",
+    );
+    // A line break in it does not become one in the message.
+    check(&with("topic = \"t\\n{/x\""), "4:24: sources.a.subscribe[0].topic: ", "expected a topic");
     config(&with("topic = \"t/{devcie}\", device = \"/d\""));
     check(
         &with("topc = \"t\", topic = \"t\""),
