@@ -80,3 +80,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn deep_nesting_is_a_fault_and_not_the_end() {
+    for (open, close) in [("[", "]"), ("{a=", "}"), ("[{a=", "}]")] {
+        let text = format!("a = {}1{}", open.repeat(50_000), close.repeat(50_000));
+        assert!(parse_bytes(text.as_bytes(), "h.toml", &Bench::named()).is_err());
+    }
+    let text = format!("{}1 = 2", "a.".repeat(50_000));
+    assert!(parse_bytes(text.as_bytes(), "h.toml", &Bench::named()).is_err());
+}

@@ -1,7 +1,7 @@
 //! From text to a table, and from the TOML parser's errors to faults.
 //!
 //! The parser goes on after an error, so that one broken line does not hide what is wrong elsewhere. Where it would lose
-//! its way, it is helped: see [`parse`].
+//! its way, it is helped: see [`Readable`].
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
