@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod forward;
 pub mod ingest;
 pub mod reading;

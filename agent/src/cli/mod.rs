@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+pub mod check;
 pub mod dead_letters;
 pub mod demo;
 pub mod receive;

@@ -12,7 +12,7 @@
 
 pub mod decode;
 mod gather;
-mod inlet;
+pub(crate) mod inlet;
 mod rhythm;
 pub mod settings;
 pub mod topic;
