@@ -3,5 +3,6 @@
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
+pub mod passwd;
 pub mod receive;
 pub mod status;

@@ -88,6 +88,10 @@ pub struct Report {
     pub last_error: Option<String>,
     /// Clients connected (listener only).
     pub clients: Option<usize>,
+    /// The address that is listened on, port 0 resolved (listener only, while it listens).
+    pub address: Option<std::net::SocketAddr>,
+    /// Messages that came with the retain flag since the start (listener only): taken as any other, retained nowhere.
+    pub retained: Option<u64>,
     /// True once the source has been subscribed or listening, or has failed once: it holds up readiness no longer.
     pub settled: bool,
 }

@@ -1,4 +1,4 @@
-//! MQTT listener source.
+//! What an operator says about a listener.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
