@@ -185,6 +185,8 @@ impl DeviceState {
             if place > 0 && open[place - 1].start == start {
                 place -= 1;
             } else {
+                // Most series have one or two windows open: room for just as many as there are.
+                open.reserve_exact(1);
                 open.insert(place, Open { start, emitted: 0, fresh: false, tally: plan.tally() });
             }
             open[place].tally.add(at, value);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::Aggregate;
 use super::state::marks_of;
+use super::windows::IdleMark;
 use super::*;
 use crate::reading::{Origin, Reading, Shape, Timestamp, Value};
 use crate::store::{CheckpointBase, Emitted};
@@ -191,7 +192,7 @@ async fn play(settings: &[Settings], disk: &Disk, steps: &[Step]) -> Report {
                 }
             }
             stop.cancel();
-            pending().await
+            std::future::pending().await
         };
         tokio::select! {
             biased;
@@ -248,6 +249,14 @@ proptest! {
         prop_assert_eq!(report.position, *disk.head.borrow());
         prop_assert_eq!(stored.snapshot.position, *disk.head.borrow());
     }
+}
+
+#[test]
+fn the_room_can_run_in_a_task_of_its_own() {
+    fn check<T: Send>(_: T) {}
+    let (disk, report) = (Disk::new(), watch::Sender::new(Report::default()));
+    let (_, sources) = watch::channel(BTreeMap::new());
+    check(run(&[], &disk, sources, report, Clock, CancellationToken::new()));
 }
 
 /// Runs the room over `disk` for a while, then stops it cleanly.

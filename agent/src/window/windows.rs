@@ -74,6 +74,14 @@ pub struct Counts {
     pub refused: u64,
 }
 
+impl Counts {
+    /// True if new series are refused, unless an idle device gives way.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.series >= self.max_series
+    }
+}
+
 impl Windows {
     /// Windows that begin with the reading `from`.
     #[must_use]

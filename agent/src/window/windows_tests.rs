@@ -301,16 +301,16 @@ fn spans() -> impl Strategy<Value = Settings> {
     numbers.prop_map(|(size, slide, lateness, allowed)| settings(size, slide.min(size), lateness, allowed))
 }
 
+/// Device, field and start.
+type Span = (String, String, i64);
+
 /// The values of each (device, field, start) by the book: a list, filtered. Also how many readings were late.
-fn reference(
-    settings: &Settings,
-    samples: &[Sample],
-) -> (BTreeMap<(String, String, i64), Vec<(i64, f64)>>, u64) {
+fn reference(settings: &Settings, samples: &[Sample]) -> (BTreeMap<Span, Vec<(i64, f64)>>, u64) {
     let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap();
     let (size, slide) = (seconds(settings.size), seconds(settings.slide));
     let patience = seconds(settings.lateness) + seconds(settings.allowed_lateness);
     let mut newest: HashMap<u8, i64> = HashMap::new();
-    let mut windows: BTreeMap<(String, String, i64), Vec<(i64, f64)>> = BTreeMap::new();
+    let mut windows: BTreeMap<Span, Vec<(i64, f64)>> = BTreeMap::new();
     let mut late = 0;
     for (device, at, value, both) in samples {
         let newest = newest.entry(*device).or_insert(*at);
@@ -380,7 +380,7 @@ proptest! {
         // What is still open comes out provisionally, so every window is compared.
         bench.idle();
 
-        let mut last: BTreeMap<(String, String, i64), WindowRecord> = BTreeMap::new();
+        let mut last: BTreeMap<Span, WindowRecord> = BTreeMap::new();
         for record in &bench.records {
             let key = (record.device.to_string(), record.field.to_string(), record.start.0 / SECOND);
             let expected = last.get(&key).map_or(0, |before| before.revision + 1);
