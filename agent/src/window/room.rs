@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::replay::Replay;
 use super::silence::Silence;
 use super::state::note_of;
-use super::windows::{IdleMark, Windows};
+use super::windows::{Counts, IdleMark, Windows};
 use super::{Error, Log, Report, Settings};
 use crate::clock::Clock;
 use crate::reading::WindowRecord;
@@ -60,6 +60,8 @@ pub(crate) struct Room<'a, L: Log> {
     unsaved_since: Option<Instant>,
     next_look: Instant,
     report: watch::Sender<Report>,
+    /// For each window, how many values it had refused when we looked last, and whether we said so.
+    refusals: Vec<(u64, Refusing)>,
     newest: VecDeque<WindowRecord>,
     skipped: u64,
 }
@@ -81,6 +83,13 @@ enum Phase {
     Running,
     /// Told to stop: what is stored is still read, then it ends.
     Draining,
+}
+
+/// Whether a window was last said to refuse new series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusing {
+    No,
+    Yes,
 }
 
 /// Whether an update carries the state.
@@ -124,6 +133,7 @@ impl<'a, L: Log> Room<'a, L> {
             unsaved_since: (position != snapshot.position).then_some(now),
             next_look: now,
             report,
+            refusals: Vec::new(),
             newest: VecDeque::with_capacity(NEWEST),
             skipped: 0,
         }
@@ -374,14 +384,38 @@ impl<'a, L: Log> Room<'a, L> {
         self.records.append(&mut records);
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let windows = self.windows.counts();
+        self.tell_refusals(&windows);
         self.report.send_replace(Report {
             position: self.position,
-            windows: self.windows.counts(),
+            windows,
             newest: self.newest.iter().cloned().collect(),
             skipped: self.skipped,
             differing: self.replay.differing,
         });
+    }
+
+    /// Says once when a window begins to refuse new series, and once when it has room again.
+    fn tell_refusals(&mut self, windows: &[Counts]) {
+        // At a start, what was refused before it is no news.
+        let known = windows.iter().skip(self.refusals.len());
+        self.refusals.extend(known.map(|counts| (counts.refused, Refusing::No)));
+        for (counts, (refused, refusing)) in windows.iter().zip(&mut self.refusals) {
+            let Counts { window, max_series, .. } = counts;
+            match *refusing {
+                Refusing::No if counts.refused > *refused => {
+                    warn!(%window, max_series, "the window holds max_series series, and no device is idle: new ones are not aggregated");
+                    *refusing = Refusing::Yes;
+                }
+                Refusing::Yes if !counts.is_full() => {
+                    info!(%window, refused = counts.refused, "the window has room for new series again");
+                    *refusing = Refusing::No;
+                }
+                Refusing::No | Refusing::Yes => {}
+            }
+            *refused = counts.refused;
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 //! In: readings in the order of their sequence, and the moments at which a device was found silent. Out: records. What
 //! comes out, and the state afterwards, depend on nothing else; that is what lets a crash be undone by reading again.
 //!
-//! Memory is bounded by `max_series` per window. When a new series needs room, the device that has been idle for the
-//! longest gives way: its results are out, and of it stays only up to where they go, so that no window is emitted anew from
-//! revision 0 should it return. If no device is idle, the new series is refused, and counted.
+//! Memory is bounded by `max_series` per window. A closed window is dropped at once, or after the allowed lateness. A silent
+//! device keeps its last window, because a reading that belongs there may come however late. When a new series needs room,
+//! the device that has been idle for the longest gives way: its results are out, and of it stays only up to where they go,
+//! so that no window is emitted anew from revision 0 should it return; readings of those windows are late from then on. If
+//! no device is idle, the new series is refused, and counted. So below the limit the last revisions depend on the readings
+//! alone; beyond it, also on who was silent.
 
 use std::sync::Arc;
 
