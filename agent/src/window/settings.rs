@@ -32,6 +32,14 @@ impl Settings {
     pub const DEFAULT_LATENESS: Duration = Duration::from_secs(10);
     /// `max_series` where the operator does not say.
     pub const DEFAULT_MAX_SERIES: usize = 10_000;
+    /// `idle` where it comes to zero, as by default without lateness: at once would be a result for every reading.
+    pub const LEAST_IDLE: Duration = Duration::from_secs(1);
+
+    /// `idle` as it is in force.
+    #[must_use]
+    pub fn idle_in_force(&self) -> Duration {
+        if self.idle.is_zero() { Self::LEAST_IDLE } else { self.idle }
+    }
 }
 
 /// One thing to compute over the values of a window.
