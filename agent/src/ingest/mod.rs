@@ -5,7 +5,7 @@
 //! again because our ack was lost is recognised and not stored twice; every outcome is counted.
 
 pub mod decode;
-mod inlet;
+pub(crate) mod inlet;
 pub mod settings;
 pub mod topic;
 
