@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod forward;
 pub mod ingest;
+pub mod pipeline;
 pub mod reading;
 pub mod receive;
 pub mod secret;

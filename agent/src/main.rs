@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `holdfast`.
+
+fn main() -> std::process::ExitCode {
+    holdfast::cli::main()
+}

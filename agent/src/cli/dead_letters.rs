@@ -8,7 +8,8 @@ use crate::status::Settings;
 use crate::status::client::{self, Ways};
 use crate::status::dead_letters::{Entry, Origin, Page};
 use crate::status::text::{Table, bytes, shown};
-use crate::store::DeadLetter;
+use crate::config::Config;
+use crate::store::{DeadLetter, Store};
 
 /// Asked for at once; an agent gives at most this many.
 const PAGE: usize = 1_000;
@@ -23,11 +24,21 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-/// Asks the agent that runs with `settings` for its dead letters and prints them, oldest first.
+/// Prints the dead letters, oldest first: the running agent's, or, if none runs, those in the store.
 ///
 /// # Errors
-/// If the agent does not run or cannot be asked, or `out` does not take the answer.
-pub async fn list(args: &ListArgs, settings: &Settings, out: &mut impl Write) -> anyhow::Result<()> {
+/// If neither can be asked, or `out` does not take the answer.
+pub async fn list(args: &ListArgs, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    match Store::dead_letters(&config.store.data_dir)? {
+        Some(letters) if args.json => print_json(&letters, out)?,
+        Some(letters) => print(&letters, out)?,
+        None => ask(args, &config.admin, out).await?,
+    }
+    Ok(())
+}
+
+/// Asks the agent that runs with `settings` for its dead letters and prints them, oldest first.
+async fn ask(args: &ListArgs, settings: &Settings, out: &mut impl Write) -> anyhow::Result<()> {
     let mut entries = Vec::new();
     let mut after = Some(0);
     while let Some(id) = after {

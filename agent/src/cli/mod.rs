@@ -1,8 +1,143 @@
-//! The command line: one file per command.
+//! The command line: arguments, exit codes; one file per command.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration.
 
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
+mod logging;
 pub mod passwd;
 pub mod receive;
+mod run;
 pub mod status;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{LogFormat, LogSettings};
+use crate::pipeline;
+
+/// Threads that run tasks. The work is small; on a gateway with four cores two are left to others.
+const WORKERS: usize = 2;
+
+/// Edge telemetry agent: nothing acknowledged is lost, nothing is stored twice, and the books balance.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent
+    ///
+    /// SIGTERM and SIGINT drain and stop cleanly, a second one ends at once. SIGHUP reads the configuration again.
+    Run(ConfigFile),
+    /// Check the configuration and say what it means
+    Check(ConfigFile),
+    Demo(demo::Args),
+    Receive(receive::Args),
+    /// Show what the running agent says of itself
+    Status {
+        #[command(flatten)]
+        args: status::StatusArgs,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// What was refused for good and is kept for people
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Add or change a user of a listener
+    ///
+    /// The password is read from standard input.
+    Passwd {
+        /// The users file of the listener
+        file: PathBuf,
+        /// The user's name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLetters {
+    /// List them, oldest first
+    List {
+        #[command(flatten)]
+        args: dead_letters::ListArgs,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+/// Which configuration.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/holdfast.toml")]
+    config: PathBuf,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // clap answers bad usage with 2, and help with 0.
+    let arguments = Arguments::parse();
+    match answer(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            let text = pipeline::chain(error.as_ref());
+            // Nobody to tell if stderr is closed.
+            drop(writeln!(std::io::stderr(), "holdfast: {text}"));
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn answer(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Check(file) => Ok(ExitCode::from(check::run(&file.config))),
+        Command::Passwd { file, name } => passwd::run(&file, &name).map(|()| ExitCode::SUCCESS),
+        Command::Run(file) => runtime()?.block_on(run::run(&file.config)),
+        Command::Demo(args) => runtime()?.block_on(async {
+            logging::start(&LogSettings { filter: "error".to_owned(), format: LogFormat::Text })?;
+            demo::run(args, on_signal()?).await
+        }),
+        Command::Receive(args) => runtime()?.block_on(async {
+            logging::start(&LogSettings::default())?;
+            receive::run(args, on_signal()?).await
+        }),
+        Command::Status { args, config } => {
+            let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
+            let mut out = std::io::stdout();
+            runtime()?.block_on(status::run(&args, &config.admin, &mut out)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::DeadLetters(DeadLetters::List { args, config }) => {
+            let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
+            let mut out = std::io::stdout();
+            runtime()?.block_on(dead_letters::list(&args, &config, &mut out)).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?)
+}
+
+/// A token that the first SIGTERM or SIGINT cancels; a second one ends the program at once.
+fn on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut signals = run::Signals::new()?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        signals.stop().await;
+        cancelled.cancel();
+        signals.stop().await;
+        std::process::exit(1);
+    });
+    Ok(stop)
+}

@@ -48,7 +48,6 @@ pub enum Error {
 }
 
 /// What all batches of a sink have in common.
-#[derive(Debug)]
 pub(super) struct Builder {
     pub(super) reader: Reader,
     pub(super) identity: std::sync::Arc<Identity>,

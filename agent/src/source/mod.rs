@@ -25,6 +25,15 @@ impl Settings {
         }
     }
 
+    /// Longer payloads become dead letters.
+    #[must_use]
+    pub fn max_payload_bytes(&self) -> usize {
+        match self {
+            Self::Mqtt(settings) => settings.max_payload_bytes,
+            Self::Listen(settings) => settings.max_payload_bytes,
+        }
+    }
+
     /// The subscriptions, by which payloads are routed and decoded.
     #[must_use]
     pub fn subscriptions(&self) -> &[crate::ingest::Subscription] {

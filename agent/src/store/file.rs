@@ -133,6 +133,19 @@ impl File {
         Ok(Self { path, database: RwLock::new(Some(database)) })
     }
 
+    /// Opens `store.redb` in `dir` if it is there.
+    ///
+    /// # Errors
+    /// As [`File::open`], and if it is not there.
+    pub(super) fn open_existing(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FILE_NAME);
+        if let Err(source) = std::fs::metadata(&path) {
+            return Err(Error::Directory { path, source });
+        }
+        let database = open(&path, |_| {})?;
+        Ok(Self { path, database: RwLock::new(Some(database)) })
+    }
+
     /// Runs `work` in a read transaction.
     ///
     /// # Errors

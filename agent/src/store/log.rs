@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 use tokio::time::Instant;
 
 use super::chunk::Packed;
@@ -31,6 +31,8 @@ use crate::wire;
 
 /// The row of `state` with what the peers sent.
 const RECENT_ROW: &str = "recent";
+/// Rows of `state` with notes of updates of the windows that appended nothing, by commit; gone with the next checkpoint.
+const MARKS: std::ops::Range<&str> = "mark/".."mark0";
 /// A whole copy of what the peers sent is written after this many commits...
 const RECENT_EVERY_COMMITS: u64 = 256;
 /// ...or this many bytes of readings, so that opening the store reads few chunks and old ones may go...
@@ -142,6 +144,9 @@ impl State {
             Ok((notes.into_iter().next(), carried.unwrap_or_default(), recent, saved))
         })?;
         let books = note.map(|note| note.books).unwrap_or_default();
+        if windows == WindowsPresence::None {
+            forget_windows(file)?;
+        }
         Ok(Self {
             trimmed_at_commit: books.commit,
             books,
@@ -210,6 +215,7 @@ impl State {
                 transaction.open_table(STATE)?.insert(key.as_str(), value.as_slice())?;
             }
             if let Some(update) = &work.windows {
+                write_mark(transaction, update, draft.books.commit)?;
                 write_checkpoint(transaction, update)?;
             }
             write_letters(transaction, &mut draft, self.settings.dead_letters.max_size_bytes)?;
@@ -545,11 +551,22 @@ impl Books {
     }
 }
 
+/// Keeps the note of an update that appends nothing in which it could ride.
+fn write_mark(transaction: &WriteTransaction, update: &WindowsUpdate, commit: u64) -> Result<(), Error> {
+    if update.note.is_empty() || !update.records.is_empty() || update.checkpoint.is_some() {
+        return Ok(());
+    }
+    let row = postcard::to_stdvec(&(update.position, &update.note)).expect("a Vec takes any bytes");
+    transaction.open_table(STATE)?.insert(format!("mark/{commit:020}").as_str(), row.as_slice())?;
+    Ok(())
+}
+
 fn write_checkpoint(transaction: &WriteTransaction, update: &WindowsUpdate) -> Result<(), Error> {
     let Some(checkpoint) = &update.checkpoint else { return Ok(()) };
     if checkpoint.base == CheckpointBase::Empty {
         transaction.delete_table(SERIES)?;
     }
+    transaction.open_table(STATE)?.retain_in(MARKS, |_, _| false)?;
     let mut series = transaction.open_table(SERIES)?;
     for key in &checkpoint.removed {
         series.remove(key.as_slice())?;
@@ -586,6 +603,18 @@ fn damaged(what: &str) -> Error {
     Error::Damaged { what: format!("{what} cannot be read") }
 }
 
+/// Removes the checkpoint of windows that are configured no more: it would be wrong when they return.
+fn forget_windows(file: &File) -> Result<(), Error> {
+    let is_empty = file.read(|transaction| Ok(transaction.open_table(SERIES)?.is_empty()?))?;
+    if is_empty {
+        return Ok(());
+    }
+    file.write(|transaction| {
+        transaction.open_table(STATE)?.retain_in(MARKS, |_, _| false)?;
+        Ok(transaction.open_table(SERIES)?.retain(|_, _| false)?)
+    })
+}
+
 /// Reads the windows' checkpoint and what was emitted since.
 pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<super::WindowsSnapshot, Error> {
     file.read(|transaction| {
@@ -606,6 +635,13 @@ pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<super::Wind
                 .map_err(|source| of_chunk(chunk::Error::Body { first: seq, source }))?;
             emitted.push(super::Emitted { position: Seq(position), records, note });
         }
+        for row in transaction.open_table(STATE)?.range(MARKS)? {
+            let (_, value) = row?;
+            let (position, note) =
+                postcard::from_bytes(value.value()).map_err(|_| damaged("a mark of the windows"))?;
+            emitted.push(super::Emitted { position, records: Vec::new(), note });
+        }
+        emitted.sort_by_key(|update| update.position);
         Ok(super::WindowsSnapshot { position: books.checkpoint.position, rows, emitted })
     })
 }

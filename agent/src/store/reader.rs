@@ -131,7 +131,9 @@ impl Reader {
         })
     }
 
-    fn recent(&self, stream: Stream, seq: Seq) -> Option<Piece> {
+    /// As [`Reader::piece`], but only if the records are in memory. Does not block.
+    #[must_use]
+    pub fn recent(&self, stream: Stream, seq: Seq) -> Option<Piece> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |piece: &Piece| piece.stream() == stream && piece.range().is_some_and(|range| range.contains(seq));
         tail.pieces.iter().rev().map(|(piece, _)| piece).find(|piece| holds(piece)).cloned()

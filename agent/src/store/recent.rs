@@ -51,10 +51,9 @@ impl Recent {
         found.is_some_and(|index| messages.hashes[index] == hash)
     }
 
-    /// True if anything of `peer` is remembered.
-    #[must_use]
-    pub fn knows_peer(&self, peer: &str) -> bool {
-        self.peers.contains_key(peer)
+    /// Everybody of whom something is remembered.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.peers.keys()
     }
 
     /// Remembers one more message of `peer`.
@@ -166,7 +165,7 @@ mod tests {
         for peer in 0..=PEERS {
             recent.remember(&format!("p{peer}").into(), 1, 1);
         }
-        assert!(!recent.knows_peer("p0") && recent.knows_peer("p1"));
+        assert!(!recent.knows("p0", 1, 1) && recent.knows("p1", 1, 1));
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub struct Store {
     books: watch::Receiver<Arc<Books>>,
     report: watch::Receiver<Report>,
     wants_checkpoint: watch::Receiver<bool>,
+    head: watch::Receiver<Seq>,
 }
 
 /// The task that commits.
@@ -75,6 +76,7 @@ pub struct Writer {
     books: watch::Sender<Arc<Books>>,
     report: watch::Sender<Report>,
     wants_checkpoint: watch::Sender<bool>,
+    head: watch::Sender<Seq>,
     pressure: Pressure,
     work: Work,
     /// Who is to be told when `work` is durable.
@@ -139,6 +141,7 @@ impl Store {
             report.recovering = None;
         });
         let (wants_checkpoint, checkpoint_wanted) = watch::channel(false);
+        let (head, head_seen) = watch::channel(state.books.stream(Stream::Readings).next);
         let reader = Reader::new(file);
         let store = Self {
             requests,
@@ -147,6 +150,7 @@ impl Store {
             books: books.subscribe(),
             report: report.subscribe(),
             wants_checkpoint: checkpoint_wanted,
+            head: head_seen,
         };
         let writer = Writer {
             requests: waiting,
@@ -156,6 +160,7 @@ impl Store {
             books,
             report,
             wants_checkpoint,
+            head,
             pressure: Pressure::default(),
             work: Work::default(),
             waiting: Vec::new(),
@@ -163,6 +168,18 @@ impl Store {
             due: None,
         };
         Ok(Opened { store, writer, recent })
+    }
+
+    /// The dead letters of a store that no agent has open; `None` if one has. Blocks.
+    ///
+    /// # Errors
+    /// If there is no store in `data_dir`, or it cannot be read.
+    pub fn dead_letters(data_dir: &std::path::Path) -> Result<Option<Vec<super::DeadLetter>>, Error> {
+        match File::open_existing(data_dir) {
+            Ok(file) => Reader::new(Arc::new(file)).dead_letters(0, usize::MAX).map(Some),
+            Err(Error::InUse { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Who the store is.
@@ -187,6 +204,12 @@ impl Store {
     #[must_use]
     pub fn wants_checkpoint(&self) -> watch::Receiver<bool> {
         self.wants_checkpoint.clone()
+    }
+
+    /// The number after the last durable reading.
+    #[must_use]
+    pub fn head(&self) -> watch::Receiver<Seq> {
+        self.head.clone()
     }
 
     /// For reading records back.
@@ -455,6 +478,8 @@ impl Writer {
             std::mem::replace(wanted, pressure.wants_checkpoint) != pressure.wants_checkpoint
         });
         self.books.send_replace(Arc::new(state.books.clone()));
+        let next = state.books.stream(Stream::Readings).next;
+        self.head.send_if_modified(|head| std::mem::replace(head, next) != next);
     }
 
     fn is_blocking_state(&self, state: &State) -> bool {

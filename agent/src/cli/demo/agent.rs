@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
-use crate::forward;
+use crate::clock::Clock;
 use crate::store::Books;
+use crate::{config, forward, pipeline};
 
 /// Drains the agent and ends it.
 pub(super) type Stop = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
@@ -30,8 +32,17 @@ pub(super) struct Running {
 ///
 /// # Errors
 /// If it cannot start.
-#[expect(clippy::unused_async, reason = "starting the pipeline waits")]
 pub(super) async fn start(config: &str) -> anyhow::Result<Running> {
-    let _ = config;
-    anyhow::bail!("the agent's pipeline is not part of this build")
+    let loaded = config::parse(config, "demo.toml", &config::System).map_err(|faults| anyhow!("{faults}"))?;
+    let running = pipeline::start(loaded.config, Clock).await?;
+    let inputs = running.inputs();
+    let books = inputs.books.clone();
+    let sink = inputs.sinks.borrow().values().next().map(|sink| sink.report.clone());
+    Ok(Running {
+        direct: running.listen_address("direct").await.context("the listener did not start")?,
+        admin: running.admin(),
+        books,
+        sink: sink.context("the demo has a sink")?,
+        stop: Box::pin(async move { Ok(running.stop().await?) }),
+    })
 }

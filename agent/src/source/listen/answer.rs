@@ -105,7 +105,9 @@ impl Version {
     /// Appends the DISCONNECT that says why; MQTT 3.1.1 has none from a server.
     pub(super) fn write_disconnect(self, fault: &Fault, out: &mut BytesMut) {
         if let (Self::V5, Some(reason_code)) = (self, fault.reason()) {
-            written(&v5::Disconnect { reason_code, properties: None }.write(out));
+            // By hand, with a property length of zero: without one, rumqttc as a client takes it for incomplete, and with one
+            // rumqttc's writer leaves the reason out.
+            out.extend_from_slice(&[0xE0, 2, reason_code as u8, 0]);
         }
     }
 

@@ -75,6 +75,7 @@ pub(super) struct Publish {
 
 /// Quality of service, with the packet identifier where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "MQTT's own words")]
 pub(super) enum Qos {
     AtMostOnce,
     AtLeastOnce { packet_id: u16 },
@@ -311,10 +312,11 @@ fn read_v4(buffer: &mut BytesMut) -> Result<Packet, Fault> {
 
 fn read_v5(buffer: &mut BytesMut, length: usize) -> Result<Packet, Fault> {
     use v5::Packet as From;
-    // The codec takes a DISCONNECT without a reason code, the usual one, for malformed.
-    if length == 2 && buffer[0] >> 4 == DISCONNECT {
-        buffer.advance(length);
-        return Ok(Packet::Disconnect(Parting::Quietly));
+    // The codec takes a DISCONNECT without a reason code, the usual one, or without properties for malformed.
+    if length <= 3 && buffer[0] >> 4 == DISCONNECT {
+        let reason = buffer.split_to(length).get(2).copied();
+        let quietly = matches!(reason, None | Some(0));
+        return Ok(Packet::Disconnect(if quietly { Parting::Quietly } else { Parting::WithWill }));
     }
     if length > MAX_PROPERTIES_BYTES {
         check_properties(&buffer[..length])?;

@@ -102,7 +102,11 @@ impl Session {
         out: &mut BytesMut,
     ) -> Result<Next, Fault> {
         match packet {
-            Packet::Publish(publish) => self.publish(publish, door)?,
+            Packet::Publish(publish) => {
+                self.publish(publish, door)?;
+                // A repeat may be durable already: nothing more would become so and bring its PUBREC along.
+                self.settle(self.durable, out);
+            }
             Packet::Release { packet_id } => self.release(packet_id, out)?,
             Packet::Subscribe { packet_id: 0, .. } | Packet::Unsubscribe { packet_id: 0, .. } => {
                 return Err(Fault::Unexpected { packet: "a packet identifier of zero" });

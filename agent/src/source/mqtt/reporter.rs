@@ -144,6 +144,8 @@ impl Reporter {
             state,
             last_error: self.last_error.clone(),
             clients: None,
+            address: None,
+            retained: None,
             settled: self.state != State::Starting,
         };
         self.report.send_if_modified(|published| {

@@ -87,12 +87,14 @@ fn a_connect_of_each_version_says_the_same() {
 }
 
 #[test]
-fn a_v5_disconnect_of_two_bytes_is_the_normal_one() {
+fn a_v5_disconnect_may_be_as_short_as_two_bytes() {
     let parting = |bytes: &[u8]| match read_all(Version::V5, bytes) {
         Ok(Packet::Disconnect(parting)) => parting,
         other => panic!("{other:?}"),
     };
     assert_eq!(parting(&[0xE0, 0]), Parting::Quietly);
+    assert_eq!(parting(&[0xE0, 1, 0]), Parting::Quietly);
+    assert_eq!(parting(&[0xE0, 1, 4]), Parting::WithWill);
     assert_eq!(parting(&[0xE0, 2, 0, 0]), Parting::Quietly);
     assert_eq!(parting(&[0xE0, 2, 4, 0]), Parting::WithWill);
 }

@@ -1,0 +1,451 @@
+//! Builds the rooms, connects, starts and drains them: the only file that knows them all.
+//!
+//! ```text
+//!   sources ──Inlet──► ingest ──group──► store ◄──update── windows
+//!                                          │
+//!                                          ├──books, records──► sinks ──► the cloud
+//!                                          └──books──► status
+//! ```
+//!
+//! Started from the sink's end to the source's, stopped the other way round: sources stop taking, what they took is stored and
+//! acknowledged, the windows read on to the end and save their state, sinks send what they can, the store commits the rest.
+
+mod adapters;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::adapters::{FilterMemory, KnownPeers, StoreLog, StoredLetters};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::forward::{self, Forward};
+use crate::ingest::{Ingest, Intake, SourceSpec};
+use crate::source::{self, Settings as SourceSettings};
+use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
+use crate::store::ledger::Identity;
+use crate::store::work::SinkSpec;
+use crate::store::{self, Opened, Published, Store};
+use crate::window;
+
+/// How long sinks may go on sending what is pending when the agent stops. What is not sent stays in the store.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long everything may take to stop; systemd waits 90 s by default before it kills.
+const STOP: Duration = Duration::from_secs(25);
+
+/// Why the agent cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The admin listener or socket cannot be had.
+    #[error(transparent)]
+    Admin(#[from] status::Error),
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] store::Error),
+    /// A sink cannot be set up.
+    #[error("cannot set up the sink {sink}")]
+    Sink {
+        /// Its name.
+        sink: String,
+        /// Why.
+        source: forward::SetupError,
+    },
+    /// The store ended while it was needed.
+    #[error(transparent)]
+    StoreClosed(#[from] store::Closed),
+    /// A room ended that never should: a fault of ours. The supervisor starts us again.
+    #[error("the room \"{room}\" ended by itself; this is a fault of the program")]
+    RoomEnded {
+        /// Which.
+        room: &'static str,
+    },
+    /// Stopping took too long. Nothing that was acknowledged is lost.
+    #[error("stopping took longer than {STOP:?}; what was not acknowledged will be sent again")]
+    Stuck,
+}
+
+/// The kinds of rooms, in the order in which they are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    Source,
+    Ingest,
+    Windows,
+    Sink,
+    Writer,
+    Admin,
+}
+
+impl Room {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Ingest => "ingest",
+            Self::Windows => "windows",
+            Self::Sink => "sink",
+            Self::Writer => "store",
+            Self::Admin => "status",
+        }
+    }
+}
+
+/// The running agent.
+pub struct Running {
+    rooms: JoinSet<Room>,
+    alive: BTreeMap<Room, usize>,
+    inputs: Inputs,
+    admin: Option<SocketAddr>,
+    stop_sources: CancellationToken,
+    stop_windows: CancellationToken,
+    drain_sinks: CancellationToken,
+    abort_sinks: CancellationToken,
+    stop_admin: CancellationToken,
+    /// Ends the writer when it goes.
+    store: Option<Store>,
+    /// Ends the ingest room when it goes, after the sources.
+    intake: Option<Intake>,
+}
+
+/// Starts the agent. Returns when the store is open and every room runs; sources connect on their own time.
+///
+/// # Errors
+/// If something that the configuration asks for cannot be had.
+pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
+    let published = Published::default();
+    let (identity, identity_seen) = watch::channel(None);
+    let (source_inputs, source_reports) = source_inputs(&config);
+    let (sink_inputs, sink_reports) = sink_inputs(&config);
+    let (windows_report, windows_seen) = watch::channel(WindowsReport::default());
+    let (heartbeat, heartbeat_seen) = watch::channel(clock.monotonic());
+    let inputs = Inputs {
+        agent: config.agent_id.clone(),
+        started: clock.monotonic(),
+        clock,
+        identity: identity_seen,
+        books: published.books.subscribe(),
+        store: published.report.subscribe(),
+        sources: watch::channel(source_inputs).1,
+        sinks: watch::channel(sink_inputs).1,
+        windows: windows_seen,
+        heartbeat: heartbeat_seen,
+    };
+
+    let mut rooms = Rooms::default();
+    let admin = Admin::bind(&config.admin).await?;
+    let admin_address = admin.address();
+    let letters = StoredLetters::default();
+    rooms.spawn(Room::Admin, {
+        let (inputs, letters, stop) = (inputs.clone(), letters.clone(), rooms.stop_admin.clone());
+        async move {
+            if let Err(error) = admin.serve(inputs, letters, stop).await {
+                error!(error = %chain(&error), "status cannot be served any more");
+            }
+        }
+    });
+    rooms.set.spawn(beat(heartbeat, clock, rooms.stop_admin.clone()));
+    *rooms.alive.entry(Room::Admin).or_default() += 1;
+
+    let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
+    identity.send_replace(Some(Identity::clone(store.identity())));
+    letters.set(store.reader());
+    rooms.spawn(Room::Writer, writer.run());
+    store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
+
+    for (settings, report) in config.sinks.iter().zip(sink_reports) {
+        let forward = Forward::new(settings.clone(), store.clone(), report, clock)
+            .map_err(|source| Error::Sink { sink: settings.name.clone(), source })?;
+        rooms.spawn(Room::Sink, forward.run(rooms.drain_sinks.clone(), rooms.abort_sinks.clone()));
+    }
+    if !config.windows.is_empty() {
+        let connected = connected(&inputs, &mut rooms);
+        let (windows, log, stop) = (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
+        let report = windows_reports(windows_report, &mut rooms);
+        rooms.spawn(Room::Windows, async move {
+            if let Err(error) = window::run(&windows, &log, connected, report, clock, stop).await {
+                error!(error = %chain(&error), "windows cannot go on");
+            }
+        });
+    }
+    let known = Arc::new(KnownPeers::new(recent.peers()));
+    let (intake, ingest) = Ingest::new(store.clone(), recent, config.store.commit_interval, clock);
+    rooms.spawn(Room::Ingest, ingest.run());
+    for (settings, report) in config.sources.iter().zip(source_reports) {
+        start_source(settings, &config, &intake, &store, &known, report, clock, &mut rooms);
+    }
+    info!(agent = %config.agent_id, epoch = %store.identity().epoch, "agent started");
+    Ok(Running {
+        rooms: rooms.set,
+        alive: rooms.alive,
+        inputs,
+        admin: admin_address,
+        stop_sources: rooms.stop_sources,
+        stop_windows: rooms.stop_windows,
+        drain_sinks: rooms.drain_sinks,
+        abort_sinks: rooms.abort_sinks,
+        stop_admin: rooms.stop_admin,
+        store: Some(store),
+        intake: Some(intake),
+    })
+}
+
+impl Running {
+    /// What the rooms publish.
+    #[must_use]
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// Where the page is, if it is served over TCP.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Where the `mqtt-listen` source of that name listens, as soon as it does; `None` if there is no such source.
+    pub async fn listen_address(&self, source: &str) -> Option<SocketAddr> {
+        let mut report = self.inputs.sources.borrow().get(source)?.report.clone();
+        let report = report.wait_for(|report| report.address.is_some()).await.ok()?;
+        report.address
+    }
+
+    /// Waits until a room ends that should not. Cancel-safe.
+    pub async fn failed(&mut self) -> Error {
+        let room = self.rooms.join_next().await;
+        let room = match room {
+            Some(Ok(room)) => {
+                self.ended(room);
+                room.name()
+            }
+            // It panicked; the message is in the log.
+            Some(Err(_)) | None => "unknown",
+        };
+        Error::RoomEnded { room }
+    }
+
+    /// Stops and drains everything, in the order of the flow.
+    ///
+    /// # Errors
+    /// If it takes too long; nothing that was acknowledged is lost.
+    pub async fn stop(mut self) -> Result<(), Error> {
+        timeout(STOP, self.drain()).await.map_err(|_| Error::Stuck)
+    }
+
+    async fn drain(&mut self) {
+        self.stop_sources.cancel();
+        self.all_ended(Room::Source).await;
+        self.intake = None;
+        self.all_ended(Room::Ingest).await;
+        self.stop_windows.cancel();
+        self.all_ended(Room::Windows).await;
+        self.drain_sinks.cancel();
+        if timeout(DRAIN, self.all_ended(Room::Sink)).await.is_err() {
+            warn!("sinks do not take everything in time; the rest stays in the store");
+            self.abort_sinks.cancel();
+            self.all_ended(Room::Sink).await;
+        }
+        self.store = None;
+        self.all_ended(Room::Writer).await;
+        self.stop_admin.cancel();
+        self.all_ended(Room::Admin).await;
+        info!("agent stopped");
+    }
+
+    async fn all_ended(&mut self, room: Room) {
+        while self.alive.get(&room).is_some_and(|alive| *alive > 0) {
+            match self.rooms.join_next().await {
+                Some(Ok(ended)) => self.ended(ended),
+                // A room that panicked is not waited for; which one it was nobody knows.
+                Some(Err(error)) => error!(%error, "a room panicked"),
+                None => return,
+            }
+        }
+    }
+
+    fn ended(&mut self, room: Room) {
+        if let Some(alive) = self.alive.get_mut(&room) {
+            *alive -= 1;
+        }
+    }
+}
+
+/// The rooms while they are started.
+#[derive(Default)]
+struct Rooms {
+    set: JoinSet<Room>,
+    alive: BTreeMap<Room, usize>,
+    stop_sources: CancellationToken,
+    stop_windows: CancellationToken,
+    drain_sinks: CancellationToken,
+    abort_sinks: CancellationToken,
+    stop_admin: CancellationToken,
+}
+
+impl Rooms {
+    fn spawn(&mut self, room: Room, task: impl Future<Output = ()> + Send + 'static) {
+        *self.alive.entry(room).or_default() += 1;
+        self.set.spawn(async move {
+            task.await;
+            room
+        });
+    }
+}
+
+async fn open_store(config: &Config, clock: Clock, published: Published) -> Result<Opened, Error> {
+    let (settings, agent) = (config.store.clone(), config.agent_id.clone());
+    let has_windows = !config.windows.is_empty();
+    let opening = tokio::task::spawn_blocking(move || {
+        Store::open(settings, &agent, &machine(), has_windows, clock, published)
+    });
+    Ok(opening.await.expect("panics of redb are caught at the store's edge")?)
+}
+
+/// What tells one machine from another: a cloned card has another id.
+fn machine() -> String {
+    std::fs::read_to_string("/etc/machine-id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+}
+
+fn spec(settings: &forward::Settings) -> SinkSpec {
+    SinkSpec {
+        name: settings.name.clone(),
+        streams: settings.streams.clone(),
+        batch: settings.batch,
+        required: settings.required,
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a source needs something of every room")]
+fn start_source(
+    settings: &SourceSettings,
+    config: &Config,
+    intake: &Intake,
+    store: &Store,
+    known: &Arc<KnownPeers>,
+    report: watch::Sender<source::Report>,
+    clock: Clock,
+    rooms: &mut Rooms,
+) {
+    let spec = Arc::new(SourceSpec {
+        name: settings.name().into(),
+        subscriptions: settings.subscriptions().into(),
+        max_payload_bytes: settings.max_payload_bytes(),
+        kept_payload_bytes: config.store.dead_letters.max_payload_bytes,
+    });
+    let (intake, stop) = (intake.clone(), rooms.stop_sources.clone());
+    match settings.clone() {
+        SourceSettings::Mqtt(settings) => {
+            let memory = FilterMemory::new(store, &settings.name);
+            rooms.spawn(Room::Source, source::mqtt::run(settings, spec, intake, memory, report, stop, clock));
+        }
+        SourceSettings::Listen(settings) => {
+            let memory = Arc::clone(known) as Arc<dyn source::listen::SessionMemory>;
+            let house = source::listen::Rooms { source: spec, intake, memory, report, stop, clock };
+            rooms.spawn(Room::Source, source::listen::run(settings, house));
+        }
+    }
+}
+
+type Reports<T> = Vec<watch::Sender<T>>;
+
+fn source_inputs(config: &Config) -> (BTreeMap<String, SourceInput>, Reports<source::Report>) {
+    let inputs = config.sources.iter().map(|settings| {
+        let (report, seen) = watch::channel(source::Report::default());
+        let (kind, endpoint) = match settings {
+            SourceSettings::Mqtt(mqtt) => {
+                let scheme = if mqtt.tls.is_some() { "mqtts" } else { "mqtt" };
+                (SourceKind::Client, format!("{scheme}://{}:{}", mqtt.host, mqtt.port))
+            }
+            SourceSettings::Listen(listen) => (SourceKind::Listener, listen.listen.to_string()),
+        };
+        ((settings.name().to_owned(), SourceInput { kind, endpoint, report: seen }), report)
+    });
+    inputs.unzip()
+}
+
+fn sink_inputs(config: &Config) -> (BTreeMap<String, SinkInput>, Reports<forward::Report>) {
+    let inputs = config.sinks.iter().map(|settings| {
+        let (report, seen) = watch::channel(forward::Report::default());
+        ((settings.name.clone(), SinkInput { endpoint: settings.url.clone(), report: seen }), report)
+    });
+    inputs.unzip()
+}
+
+/// Which sources are connected, for the windows' idle timers.
+fn connected(inputs: &Inputs, rooms: &mut Rooms) -> watch::Receiver<BTreeMap<String, bool>> {
+    let mut reports: Vec<(String, watch::Receiver<source::Report>)> = {
+        let sources = inputs.sources.borrow();
+        sources.iter().map(|(name, input)| (name.clone(), input.report.clone())).collect()
+    };
+    let all = reports.iter().map(|(name, _)| (name.clone(), false)).collect();
+    let (connected, seen) = watch::channel(all);
+    for (name, mut report) in reports.drain(..) {
+        let (connected, stop) = (connected.clone(), rooms.stop_admin.clone());
+        rooms.spawn(Room::Admin, async move {
+            loop {
+                let is_connected = report.borrow_and_update().state == source::State::Connected;
+                connected.send_if_modified(|all: &mut BTreeMap<String, bool>| {
+                    all.insert(name.clone(), is_connected) != Some(is_connected)
+                });
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = report.changed() => if changed.is_err() { return stop.cancelled().await },
+                }
+            }
+        });
+    }
+    seen
+}
+
+/// Passes on what the windows say, in the words of the status.
+fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch::Sender<window::Report> {
+    let (report, mut seen) = watch::channel(window::Report::default());
+    let stop = rooms.stop_admin.clone();
+    rooms.spawn(Room::Admin, async move {
+        loop {
+            let now = {
+                let report = seen.borrow_and_update();
+                let windows = report.windows.iter().map(|counts| {
+                    let series = counts.series as u64;
+                    let report = WindowReport { late: counts.late, series, refused: counts.refused };
+                    (counts.window.to_string(), report)
+                });
+                WindowsReport { windows: windows.collect(), newest: report.newest.iter().rev().cloned().collect() }
+            };
+            to.send_replace(now);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = seen.changed() => if changed.is_err() { return stop.cancelled().await },
+            }
+        }
+    });
+    report
+}
+
+/// Proves, once a second, that the runtime gets anywhere.
+async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: CancellationToken) -> Room {
+    let mut ticks = tokio::time::interval(status::health::HEARTBEAT_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Room::Admin,
+            _ = ticks.tick() => heartbeat.send_replace(clock.monotonic()),
+        };
+    }
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! What rooms ask of the store, in the words of each.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::ingest::Peer;
+use crate::source::listen::SessionMemory;
+use crate::source::mqtt::SubscriptionMemory;
+use crate::status::dead_letters::DeadLetters;
+use crate::store::{self, DeadLetter, Piece, Reader, Readings, Store, WindowsSnapshot, WindowsUpdate};
+use crate::stream::{Seq, Stream};
+use crate::window::Log;
+
+/// The store as the windows see it.
+pub(super) struct StoreLog {
+    store: Store,
+    reader: Reader,
+}
+
+impl StoreLog {
+    pub(super) fn new(store: &Store) -> Self {
+        Self { store: store.clone(), reader: store.reader() }
+    }
+}
+
+/// Why the store could not do what the windows asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LogError {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Closed(#[from] store::Closed),
+}
+
+impl Log for StoreLog {
+    type Error = LogError;
+
+    async fn snapshot(&self) -> Result<WindowsSnapshot, LogError> {
+        let store = self.store.clone();
+        Ok(blocking(move || store.windows_snapshot()).await?)
+    }
+
+    async fn readings_from(&self, from: Seq, _max: usize) -> Result<Readings, LogError> {
+        let piece = match self.reader.recent(Stream::Readings, from) {
+            Some(piece) => Some(piece),
+            None => {
+                let reader = self.reader.clone();
+                blocking(move || reader.piece(Stream::Readings, from)).await?
+            }
+        };
+        Ok(match piece {
+            Some(Piece::Readings(first, readings)) => Readings { first, readings },
+            Some(Piece::Windows(..)) | None => Readings { first: from, readings: Arc::new([]) },
+        })
+    }
+
+    fn head(&self) -> watch::Receiver<Seq> {
+        self.store.head()
+    }
+
+    async fn update(&self, update: WindowsUpdate) -> Result<(), LogError> {
+        Ok(self.store.update_windows(update).await?)
+    }
+}
+
+/// Which filters an MQTT source subscribed to, kept in the store.
+pub(super) struct FilterMemory {
+    store: Store,
+    key: String,
+}
+
+impl FilterMemory {
+    pub(super) fn new(store: &Store, source: &str) -> Self {
+        Self { store: store.clone(), key: format!("filters/{source}") }
+    }
+}
+
+impl SubscriptionMemory for FilterMemory {
+    fn previous(&self) -> Vec<String> {
+        let stored = self.store.recall(&self.key).unwrap_or_else(|error| {
+            warn!(%error, "cannot tell what was subscribed before; nothing is unsubscribed");
+            None
+        });
+        stored.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default()
+    }
+
+    async fn remember(&self, filters: Vec<String>) {
+        let bytes = postcard::to_stdvec(&filters).expect("a Vec takes any bytes");
+        if self.store.remember(&self.key, bytes).await.is_err() {
+            warn!("the store closed before it could keep what is subscribed");
+        }
+    }
+}
+
+/// Who is known from before the start.
+pub(super) struct KnownPeers(HashSet<Arc<str>>);
+
+impl KnownPeers {
+    pub(super) fn new<'a>(peers: impl Iterator<Item = &'a Arc<str>>) -> Self {
+        Self(peers.cloned().collect())
+    }
+}
+
+impl SessionMemory for KnownPeers {
+    fn knows(&self, peer: &Peer) -> bool {
+        peer.0.as_ref().is_some_and(|peer| self.0.contains(peer))
+    }
+}
+
+/// The dead letters, as soon as the store is open.
+#[derive(Clone)]
+pub(super) struct StoredLetters(watch::Sender<Option<Reader>>);
+
+impl Default for StoredLetters {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl StoredLetters {
+    pub(super) fn set(&self, reader: Reader) {
+        self.0.send_replace(Some(reader));
+    }
+}
+
+impl DeadLetters for StoredLetters {
+    async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, String> {
+        let Some(reader) = self.0.borrow().clone() else {
+            return Err("the store is still being opened".to_owned());
+        };
+        blocking(move || reader.dead_letters(after, limit)).await.map_err(|error| super::chain(&error))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+) -> Result<T, store::Error> {
+    tokio::task::spawn_blocking(work).await.expect("panics of redb are caught at the store's edge")
+}
