@@ -137,6 +137,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     };
 
     let mut rooms = Rooms::default();
+    // The default socket lies in the data directory, which may not be there at the first start.
+    store::make_dir(&config.store.data_dir)?;
     let admin = Admin::bind(&config.admin).await?;
     let admin_address = admin.address();
     let letters = StoredLetters::default();
@@ -164,7 +166,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     }
     if !config.windows.is_empty() {
         let connected = connected(&inputs, &mut rooms);
-        let (windows, log, stop) = (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
+        let (windows, log, stop) =
+            (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
         let report = windows_reports(windows_report, &mut rooms);
         rooms.spawn(Room::Windows, async move {
             if let Err(error) = window::run(&windows, &log, connected, report, clock, stop).await {
@@ -414,7 +417,10 @@ fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch
                     let report = WindowReport { late: counts.late, series, refused: counts.refused };
                     (counts.window.to_string(), report)
                 });
-                WindowsReport { windows: windows.collect(), newest: report.newest.iter().rev().cloned().collect() }
+                WindowsReport {
+                    windows: windows.collect(),
+                    newest: report.newest.iter().rev().cloned().collect(),
+                }
             };
             to.send_replace(now);
             tokio::select! {

@@ -196,6 +196,18 @@ pub fn server_config(settings: &ServerSettings) -> Result<Arc<ServerConfig>, Err
     Ok(Arc::new(config))
 }
 
+/// TLS as a client that trusts nobody: for connections that are not to use it.
+///
+/// # Errors
+/// Never; the type is that of the others.
+pub fn no_client_config() -> Result<Arc<ClientConfig>, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Versions)?
+        .with_root_certificates(RootCertStore::empty());
+    Ok(Arc::new(builder.with_no_client_auth()))
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

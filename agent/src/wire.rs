@@ -170,7 +170,18 @@ fn tags_bound(tags: &Tags) -> usize {
 
 /// The bytes of a JSON string, quotes included.
 fn text_bound(text: &str) -> usize {
-    2 + text.bytes().map(|byte| if byte < 0x20 { 6 } else if matches!(byte, b'"' | b'\\') { 2 } else { 1 }).sum::<usize>()
+    2 + text
+        .bytes()
+        .map(|byte| {
+            if byte < 0x20 {
+                6
+            } else if matches!(byte, b'"' | b'\\') {
+                2
+            } else {
+                1
+            }
+        })
+        .sum::<usize>()
 }
 
 fn write_tags(tags: &Tags, out: &mut Vec<u8>) {

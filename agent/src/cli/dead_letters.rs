@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use clap::Args;
 
+use crate::config::Config;
 use crate::status::Settings;
 use crate::status::client::{self, Ways};
 use crate::status::dead_letters::{Entry, Origin, Page};
 use crate::status::text::{Table, bytes, shown};
-use crate::config::Config;
 use crate::store::{DeadLetter, Store};
 
 /// Asked for at once; an agent gives at most this many.

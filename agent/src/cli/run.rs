@@ -61,7 +61,9 @@ async fn watch(
     path: &Path,
     config: &Config,
 ) -> anyhow::Result<Ended> {
-    let mut watchdog = tokio::time::interval(sd_notify::watchdog_enabled().map_or(Duration::from_secs(3_600), |period| period / 3));
+    let mut watchdog = tokio::time::interval(
+        sd_notify::watchdog_enabled().map_or(Duration::from_secs(3_600), |period| period / 3),
+    );
     loop {
         tokio::select! {
             said = signals.next() => match said {

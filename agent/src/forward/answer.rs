@@ -61,7 +61,11 @@ impl Answer {
     pub(super) fn describe(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-        if text.is_empty() { format!("status {}", self.status) } else { format!("status {}: {text}", self.status) }
+        if text.is_empty() {
+            format!("status {}", self.status)
+        } else {
+            format!("status {}: {text}", self.status)
+        }
     }
 
     fn next(&self) -> Option<u64> {
@@ -90,7 +94,8 @@ mod tests {
 
     #[test]
     fn every_status_means_what_the_contract_says() {
-        let check = |status, expected| assert_eq!(verdict(status, "<html>", AckRule::Status), expected, "{status}");
+        let check =
+            |status, expected| assert_eq!(verdict(status, "<html>", AckRule::Status), expected, "{status}");
         let pause = Some(Duration::from_secs(7));
         for status in [200, 201, 202, 204] {
             check(status, Verdict::Delivered(None));

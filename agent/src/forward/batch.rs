@@ -107,7 +107,13 @@ impl Builder {
             self.write_record(stream, seq, &mut records)?;
             if count > 0 && records.len() > self.body_room() {
                 records.truncate(before);
-                batches.push(self.finish(stream, up_to(first, seq), within(gaps, first, seq), count, &records));
+                batches.push(self.finish(
+                    stream,
+                    up_to(first, seq),
+                    within(gaps, first, seq),
+                    count,
+                    &records,
+                ));
                 records.clear();
                 (first, count) = (seq, 0);
                 continue;
@@ -115,7 +121,13 @@ impl Builder {
             count += 1;
             seq = seq.next();
             if count == self.limits.records {
-                batches.push(self.finish(stream, up_to(first, seq), within(gaps, first, seq), count, &records));
+                batches.push(self.finish(
+                    stream,
+                    up_to(first, seq),
+                    within(gaps, first, seq),
+                    count,
+                    &records,
+                ));
                 records.clear();
                 (first, count) = (seq, 0);
             }
@@ -162,10 +174,23 @@ impl Builder {
     }
 
     /// `records` end with a comma.
-    fn finish(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>, count: u64, records: &[u8]) -> Batch {
+    fn finish(
+        &mut self,
+        stream: Stream,
+        range: SeqRange,
+        gaps: Vec<Gap>,
+        count: u64,
+        records: &[u8],
+    ) -> Batch {
         let previous = None;
-        let head =
-            wire::Head { agent: &self.identity.agent, epoch: self.identity.epoch, stream, range, gaps: &gaps, previous };
+        let head = wire::Head {
+            agent: &self.identity.agent,
+            epoch: self.identity.epoch,
+            stream,
+            range,
+            gaps: &gaps,
+            previous,
+        };
         let mut body = Vec::with_capacity(records.len() + 512);
         head.write(&mut body);
         body.extend_from_slice(records.strip_suffix(b",").unwrap_or(records));

@@ -58,18 +58,21 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(settings: &Settings, clock: Clock) -> Result<Self, SetupError> {
-        let mut builder = reqwest::Client::builder()
+        // Always given, because without one the client would look for a crypto provider of the process.
+        let tls = if settings.url.starts_with("https:") {
+            tls::client_config(&settings.tls)?
+        } else {
+            tls::no_client_config()?
+        };
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(settings.timeout.min(Duration::from_secs(10)))
             .timeout(settings.timeout)
             .pool_max_idle_per_host(1)
-            .tcp_nodelay(true);
-        if settings.url.starts_with("https:") {
-            let config = tls::client_config(&settings.tls)?;
-            builder = builder.tls_backend_preconfigured((*config).clone());
-        }
+            .tcp_nodelay(true)
+            .tls_backend_preconfigured((*tls).clone());
         Ok(Self {
             client: builder.build().map_err(SetupError::Client)?,
             url: settings.url.clone(),

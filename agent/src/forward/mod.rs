@@ -39,7 +39,7 @@ use self::http::Endpoint;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::store::ledger::{Books, Ledger};
-use crate::store::work::{Letter, LedgerChange, LedgerEvent};
+use crate::store::work::{LedgerChange, LedgerEvent, Letter};
 use crate::store::{self, DeadLetterOrigin, Store};
 use crate::stream::{Gap, Seq, SeqRange, Stream};
 
@@ -225,7 +225,8 @@ impl Forward {
             if first >= next {
                 continue;
             }
-            let since = *waiting.entry(stream).or_insert_with(|| self.waiting.get(&stream).copied().unwrap_or(now));
+            let since =
+                *waiting.entry(stream).or_insert_with(|| self.waiting.get(&stream).copied().unwrap_or(now));
             let range = SeqRange { first, last: Seq(next.0 - 1) };
             let due = since + self.settings.batch.wait + PIN_GRACE;
             let is_over = due <= now || is_draining;
@@ -270,7 +271,8 @@ impl Forward {
         gaps: Vec<Gap>,
         rest: Rest,
     ) -> Result<(), store::Closed> {
-        let planned = self.blocking(move |builder| builder.plan(stream, range, &gaps, PINNED_AHEAD, rest)).await;
+        let planned =
+            self.blocking(move |builder| builder.plan(stream, range, &gaps, PINNED_AHEAD, rest)).await;
         let batches = match planned {
             Ok(batches) => batches,
             Err(error) => {

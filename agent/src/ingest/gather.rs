@@ -147,7 +147,8 @@ impl Gathered {
     pub(super) fn take(&mut self, sparse: bool) -> (Group, Vec<Receipt>) {
         let taken = std::mem::take(self);
         let mut group = taken.group;
-        group.counts = taken.counts.into_iter().map(|(source, counts)| (source.to_string(), counts)).collect();
+        group.counts =
+            taken.counts.into_iter().map(|(source, counts)| (source.to_string(), counts)).collect();
         group.sparse = sparse;
         (group, taken.receipts)
     }

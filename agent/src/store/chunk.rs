@@ -63,13 +63,17 @@ pub enum Error {
     #[error("this is no chunk")]
     NotAChunk,
     /// A newer version wrote it.
-    #[error("a chunk has format {found}, this version knows {VERSION}; use the version that wrote the store, or newer")]
+    #[error(
+        "a chunk has format {found}, this version knows {VERSION}; use the version that wrote the store, or newer"
+    )]
     Newer {
         /// The format found.
         found: u8,
     },
     /// Some bytes are not what was written.
-    #[error("the checksum of the chunk at {first} does not match: the disk returned other bytes than were written")]
+    #[error(
+        "the checksum of the chunk at {first} does not match: the disk returned other bytes than were written"
+    )]
     Checksum {
         /// The sequence number in its header, if that can be believed.
         first: Seq,
@@ -126,7 +130,8 @@ impl Header {
             body_bytes: usize::try_from(u32_at(header, 32)).map_err(|_| Error::NotAChunk)?,
             note_bytes: usize::try_from(u32_at(header, 36)).map_err(|_| Error::NotAChunk)?,
         };
-        let stored = HEADER_BYTES.checked_add(parsed.body_bytes).and_then(|n| n.checked_add(parsed.note_bytes));
+        let stored =
+            HEADER_BYTES.checked_add(parsed.body_bytes).and_then(|n| n.checked_add(parsed.note_bytes));
         if stored != Some(bytes.len()) { Err(Error::NotAChunk) } else { Ok(parsed) }
     }
 }
@@ -199,7 +204,14 @@ impl Packed {
 
     /// The chunk of `count` records from `first` on.
     #[must_use]
-    pub fn write(self, stream: Stream, first: Seq, count: u32, newest_received: Timestamp, note: &[u8]) -> Vec<u8> {
+    pub fn write(
+        self,
+        stream: Stream,
+        first: Seq,
+        count: u32,
+        newest_received: Timestamp,
+        note: &[u8],
+    ) -> Vec<u8> {
         let length = |bytes: usize| u32::try_from(bytes).expect("a chunk is far below 4 GiB").to_le_bytes();
         let mut out = Vec::with_capacity(self.chunk_bytes() + note.len());
         out.extend_from_slice(&MAGIC);
@@ -246,8 +258,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{any, proptest};
     use proptest::collection;
+    use proptest::prelude::{any, proptest};
 
     use super::*;
 

@@ -278,7 +278,9 @@ fn index_of_last<T>(rows: &[T]) -> u32 {
 }
 
 fn read_tags(rows: &[(u32, u32)], strings: &[&str]) -> Result<Vec<(Box<str>, Box<str>)>, Error> {
-    rows.iter().map(|(name, value)| Ok(((*at(strings, *name)?).into(), (*at(strings, *value)?).into()))).collect()
+    rows.iter()
+        .map(|(name, value)| Ok(((*at(strings, *name)?).into(), (*at(strings, *value)?).into())))
+        .collect()
 }
 
 impl<'a> From<&'a Value> for ValueRow<'a> {
@@ -325,9 +327,10 @@ pub(crate) mod tests {
     /// Any readings, few or none.
     pub(crate) fn readings() -> impl Strategy<Value = Vec<Reading>> {
         let origin = ("[a-z]{1,3}", ".{0,8}", collection::vec(("[a-z]{1,3}", ".{0,5}"), 0..3));
-        let remarks = option::of(option::of(any::<i64>()).prop_map(|time| {
-            Box::new(Remarks { original_time: time.map(Timestamp), ..Remarks::default() })
-        }));
+        let remarks =
+            option::of(option::of(any::<i64>()).prop_map(|time| {
+                Box::new(Remarks { original_time: time.map(Timestamp), ..Remarks::default() })
+            }));
         let fields = collection::vec((".{1,6}", values()), 1..5);
         let reading = (any::<i64>(), any::<i64>(), origin, fields, remarks).prop_map(
             |(time, received, (source, device, tags), fields, remarks)| Reading {
@@ -338,7 +341,9 @@ pub(crate) mod tests {
                     device: device.into(),
                     tags: tags.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
                 }),
-                shape: Arc::new(Shape { names: fields.iter().map(|(name, _)| name.as_str().into()).collect() }),
+                shape: Arc::new(Shape {
+                    names: fields.iter().map(|(name, _)| name.as_str().into()).collect(),
+                }),
                 values: fields.into_iter().map(|(_, value)| value).collect(),
                 remarks,
             },

@@ -119,8 +119,7 @@ impl Ledger {
             return true;
         }
         let rest = SeqRange { first: range.first.max(self.cursor), last: range.last };
-        let gaps: Vec<Gap> =
-            self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
+        let gaps: Vec<Gap> = self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
         uncovered(rest, &gaps).is_empty()
     }
 

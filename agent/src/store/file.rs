@@ -44,7 +44,9 @@ pub(super) fn table(stream: Stream) -> TableDefinition<'static, u64, &'static [u
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process has it.
-    #[error("the store {path:?} is in use by another process; stop that agent, or give this one another data_dir")]
+    #[error(
+        "the store {path:?} is in use by another process; stop that agent, or give this one another data_dir"
+    )]
     InUse {
         /// The file.
         path: PathBuf,
@@ -80,7 +82,9 @@ pub enum Error {
         source: chunk::Error,
     },
     /// A newer version wrote it.
-    #[error("the store has format {found}, this version knows {known}; run the version that wrote it, or newer")]
+    #[error(
+        "the store has format {found}, this version knows {known}; run the version that wrote it, or newer"
+    )]
     Newer {
         /// The format found.
         found: u32,
@@ -109,7 +113,13 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError, redb::SetDurabilityError);
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
 
 /// The open database.
 #[derive(Debug)]
@@ -124,7 +134,7 @@ impl File {
     /// # Errors
     /// If another process has it, if the folder cannot be used, or if the file is damaged.
     pub fn open(dir: &Path, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
+        make_dir(dir)?;
         let path = dir.join(FILE_NAME);
         if !path.exists() {
             create(&path)?;
@@ -191,6 +201,14 @@ impl File {
     }
 }
 
+/// Makes the data directory, if it is not there.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_dir(dir: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(|source| Error::Directory { path: dir.to_owned(), source })
+}
+
 /// Makes the file under another name first: a power cut while redb writes its first pages leaves a file that does not open.
 fn create(path: &Path) -> Result<(), Error> {
     let temporary = path.with_extension("redb.new");
@@ -217,9 +235,10 @@ fn create(path: &Path) -> Result<(), Error> {
 fn open(path: &Path, progress: impl Fn(f64) + 'static) -> Result<Database, Error> {
     let mut builder = builder();
     builder.set_repair_callback(move |session| progress(session.progress()));
-    catch_unwind(AssertUnwindSafe(|| builder.open(path).map_err(|error| open_error(error, path)))).unwrap_or_else(
-        |panic| Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) }),
-    )
+    catch_unwind(AssertUnwindSafe(|| builder.open(path).map_err(|error| open_error(error, path))))
+        .unwrap_or_else(|panic| {
+            Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) })
+        })
 }
 
 fn builder() -> redb::Builder {

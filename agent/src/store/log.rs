@@ -22,7 +22,7 @@ use super::note::Note;
 use super::recent::{Change, Recent};
 use super::retention;
 use super::settings::Settings;
-use super::work::{Group, Letter, LedgerChange, LedgerEvent, SinkSpec, Work};
+use super::work::{Group, LedgerChange, LedgerEvent, Letter, SinkSpec, Work};
 use super::{CheckpointBase, DeadLetter, WindowsUpdate, chunk, codec};
 use crate::forward::settings::BatchLimits;
 use crate::reading::{Reading, Timestamp};
@@ -276,7 +276,8 @@ impl State {
     fn is_recent_due(&self, work: &Work, readings_bytes: u64) -> bool {
         // Never so seldom that a full store holds much that may not go.
         let max_bytes = RECENT_EVERY_BYTES.min(self.settings.max_size_bytes / 8);
-        let entries = |changes: &[Change]| changes.iter().map(|change| change.messages.len() + 1).sum::<usize>();
+        let entries =
+            |changes: &[Change]| changes.iter().map(|change| change.messages.len() + 1).sum::<usize>();
         let carried = entries(&self.carried) + work.group.as_ref().map_or(0, |group| entries(&group.recent));
         self.books.commit >= self.recent_saved.commit + RECENT_EVERY_COMMITS
             || self.recent_saved.bytes_since + readings_bytes > max_bytes
@@ -296,7 +297,8 @@ impl State {
             let appended = SeqSpan { from: self.books.stream(stream).next, to: books.stream(stream).next };
             let (bytes, since, sparse) = appended_weight(stream, work, now);
             for sink in sinks.iter().filter(|sink| sink.streams.contains(&stream)) {
-                let Some(ledger) = books.sinks.get_mut(&sink.name).and_then(|s| s.streams.get_mut(&stream)) else {
+                let Some(ledger) = books.sinks.get_mut(&sink.name).and_then(|s| s.streams.get_mut(&stream))
+                else {
                     continue;
                 };
                 let key = (sink.name.clone(), stream);

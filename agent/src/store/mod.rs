@@ -11,8 +11,8 @@ mod file;
 pub mod ledger;
 mod log;
 mod note;
-pub mod recent;
 mod reader;
+pub mod recent;
 pub mod report;
 mod retention;
 pub mod settings;
@@ -21,7 +21,7 @@ mod writer;
 
 pub use chunk::Error as ChunkError;
 pub use codec::Error as CodecError;
-pub use file::Error;
+pub use file::{Error, make_dir};
 pub use ledger::Books;
 pub use reader::{Piece, Reader};
 pub use report::Report;

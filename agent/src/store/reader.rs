@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-
 use super::chunk::{self, Chunk};
-use super::{DeadLetter, codec};
 use super::file::{self, Error, File};
+use super::{DeadLetter, codec};
 use crate::reading::{Reading, WindowRecord};
 use crate::stream::{Seq, SeqRange, Stream};
 
@@ -124,8 +123,9 @@ impl Reader {
             let rows = table.range(after.saturating_add(1)..)?.take(limit);
             rows.map(|row| {
                 let (id, bytes) = row?;
-                postcard::from_bytes(bytes.value())
-                    .map_err(|_| Error::Damaged { what: format!("dead letter {} cannot be read", id.value()) })
+                postcard::from_bytes(bytes.value()).map_err(|_| Error::Damaged {
+                    what: format!("dead letter {} cannot be read", id.value()),
+                })
             })
             .collect()
         })
@@ -135,7 +135,9 @@ impl Reader {
     #[must_use]
     pub fn recent(&self, stream: Stream, seq: Seq) -> Option<Piece> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = |piece: &Piece| piece.stream() == stream && piece.range().is_some_and(|range| range.contains(seq));
+        let holds = |piece: &Piece| {
+            piece.stream() == stream && piece.range().is_some_and(|range| range.contains(seq))
+        };
         tail.pieces.iter().rev().map(|(piece, _)| piece).find(|piece| holds(piece)).cloned()
     }
 }

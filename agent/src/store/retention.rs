@@ -79,13 +79,14 @@ pub(super) fn enforce(
     }
     for stream in Stream::ALL {
         let sweep = Sweep { stream, limits };
-        pressure.shed += sweep.shed(transaction, books, GapReason::ShedAge, &|_, newest| sweep.is_too_old(newest))?;
+        pressure.shed +=
+            sweep.shed(transaction, books, GapReason::ShedAge, &|_, newest| sweep.is_too_old(newest))?;
     }
     if is_full(books) {
         for stream in Stream::ALL {
             let sweep = Sweep { stream, limits };
-            pressure.shed +=
-                sweep.shed(transaction, books, GapReason::ShedSize, &|books, _| books.held_bytes() > max_bytes)?;
+            pressure.shed += sweep
+                .shed(transaction, books, GapReason::ShedSize, &|books, _| books.held_bytes() > max_bytes)?;
         }
     }
     pressure.over = is_full(books);
@@ -132,7 +133,11 @@ impl Sweep<'_> {
             .min()
             .unwrap_or(books.stream(self.stream).next);
         let until = settled.min(self.free_until(books));
-        self.remove(transaction, books, |_, range, _| if range.last < until { Fate::Remove } else { Fate::Stop })?;
+        self.remove(
+            transaction,
+            books,
+            |_, range, _| if range.last < until { Fate::Remove } else { Fate::Stop },
+        )?;
         Ok(())
     }
 
@@ -160,7 +165,8 @@ impl Sweep<'_> {
             }
             let wanted_by_required =
                 ledgers().any(|(sink, ledger)| sink.required == Required::Yes && !ledger.is_settled(range));
-            let is_blocking = self.limits.settings.when_full == WhenFull::Block && reason == GapReason::ShedSize;
+            let is_blocking =
+                self.limits.settings.when_full == WhenFull::Block && reason == GapReason::ShedSize;
             if is_blocking && (wanted_by_required || self.limits.sinks.is_empty()) {
                 return Fate::Stop;
             }
@@ -203,7 +209,8 @@ impl Sweep<'_> {
                 None => None,
             };
             // The last chunk of the readings carries the state; it stays until the next commit has written another.
-            let Some((range, header)) = found.filter(|(range, _)| self.stream != Stream::Readings || range.last.next() < next)
+            let Some((range, header)) =
+                found.filter(|(range, _)| self.stream != Stream::Readings || range.last.next() < next)
             else {
                 break;
             };

@@ -67,7 +67,9 @@ fn numbers(store: &Store) -> Vec<u64> {
     let mut found = Vec::new();
     let mut from = Seq::FIRST;
     while from < next {
-        let Some(Piece::Readings(first, readings)) = reader.piece(Stream::Readings, from).unwrap() else { break };
+        let Some(Piece::Readings(first, readings)) = reader.piece(Stream::Readings, from).unwrap() else {
+            break;
+        };
         let skip = usize::try_from(from.0.saturating_sub(first.0)).unwrap();
         found.extend(readings.iter().skip(skip).map(|reading| match reading.values[0] {
             Value::Uint(number) => number,
@@ -254,12 +256,16 @@ async fn a_second_process_is_told_that_the_store_is_in_use() {
 async fn a_store_of_a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(&dir, |_| {});
-    running.store.reader().file.write(|transaction| {
-        let newer = postcard::to_stdvec(&7_u32).unwrap();
-        transaction.open_table(file::STATE)?.insert("format", newer.as_slice())?;
-        Ok(())
-    })
-    .unwrap();
+    running
+        .store
+        .reader()
+        .file
+        .write(|transaction| {
+            let newer = postcard::to_stdvec(&7_u32).unwrap();
+            transaction.open_table(file::STATE)?.insert("format", newer.as_slice())?;
+            Ok(())
+        })
+        .unwrap();
     running.crash().await;
     let settings = Settings::in_dir(dir.path().to_owned());
     let opened = Store::open(settings, "gw", "machine", false, Clock, Published::default());

@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{DeadLetterOrigin, WindowsUpdate};
 use super::ledger::SourceCounts;
 use super::recent::Change;
+use super::{DeadLetterOrigin, WindowsUpdate};
 use crate::forward::settings::{BatchLimits, Required};
 use crate::reading::{Reading, Timestamp};
 use crate::stream::{Seq, Stream};

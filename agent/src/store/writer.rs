@@ -121,7 +121,8 @@ impl Store {
     ) -> Result<Opened, Error> {
         let report = published.report.clone();
         report.send_modify(|report| report.max_bytes = settings.max_size_bytes);
-        let total_bytes = std::fs::metadata(settings.data_dir.join(super::file::FILE_NAME)).map_or(0, |file| file.len());
+        let total_bytes =
+            std::fs::metadata(settings.data_dir.join(super::file::FILE_NAME)).map_or(0, |file| file.len());
         let progress = move |part: f64| {
             let done_bytes = part_of(total_bytes, part);
             info!(done_bytes, total_bytes, "store was not closed cleanly; reading it through");
@@ -274,7 +275,10 @@ impl Store {
     /// If the disk fails.
     pub fn recall(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
         self.reader.file.read(|transaction| {
-            let row = transaction.open_table(STATE)?.get(format!("memory/{key}").as_str())?.map(|row| row.value().to_vec());
+            let row = transaction
+                .open_table(STATE)?
+                .get(format!("memory/{key}").as_str())?
+                .map(|row| row.value().to_vec());
             Ok(row)
         })
     }
@@ -386,7 +390,8 @@ impl Writer {
                 (now, Some(done))
             }
             Request::Windows(update, done) => {
-                let due = if update.checkpoint.is_some() && self.pressure.over { now } else { now + interval };
+                let due =
+                    if update.checkpoint.is_some() && self.pressure.over { now } else { now + interval };
                 self.work.windows = Some(update);
                 (due, Some(done))
             }
@@ -421,7 +426,8 @@ impl Writer {
         let mut state = self.state.take().expect("the state is away only within this function");
         let before = [Stream::Readings, Stream::Windows].map(|stream| state.books.stream(stream).next);
         let pressure = loop {
-            let (file, now, wall) = (Arc::clone(&self.reader.file), self.clock.monotonic(), self.clock.wall());
+            let (file, now, wall) =
+                (Arc::clone(&self.reader.file), self.clock.monotonic(), self.clock.wall());
             let attempt = tokio::task::spawn_blocking(move || {
                 let result = state.commit(&file, &work, now, wall);
                 (state, work, result)
@@ -495,7 +501,10 @@ impl Writer {
         match now {
             report::State::Ok => info!("store has room and takes what comes"),
             report::State::Shedding => {
-                error!(shed = pressure.shed, "store is full or its oldest records too old; the oldest are given up and declared");
+                error!(
+                    shed = pressure.shed,
+                    "store is full or its oldest records too old; the oldest are given up and declared"
+                );
             }
             report::State::Blocked => {
                 warn!("store is full; nothing more is acknowledged until a sink takes what is held");
@@ -585,4 +594,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
