@@ -32,7 +32,7 @@ use crate::source::{self, Settings as SourceSettings};
 use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
 use crate::store::ledger::Identity;
 use crate::store::work::SinkSpec;
-use crate::store::{self, Opened, Published, Store};
+use crate::store::{self, Opened, Published, Store, WindowsPresence};
 use crate::window;
 
 /// How long sinks may go on sending what is pending when the agent stops. What is not sent stays in the store.
@@ -301,9 +301,9 @@ impl Rooms {
 
 async fn open_store(config: &Config, clock: Clock, published: Published) -> Result<Opened, Error> {
     let (settings, agent) = (config.store.clone(), config.agent_id.clone());
-    let has_windows = !config.windows.is_empty();
+    let windows = if config.windows.is_empty() { WindowsPresence::None } else { WindowsPresence::Configured };
     let opening = tokio::task::spawn_blocking(move || {
-        Store::open(settings, &agent, &machine(), has_windows, clock, published)
+        Store::open(settings, &agent, &machine(), windows, clock, published)
     });
     Ok(opening.await.expect("panics of redb are caught at the store's edge")?)
 }

@@ -38,7 +38,7 @@ pub async fn list(args: &ListArgs, config: &Config, out: &mut impl Write) -> any
 }
 
 /// Asks the agent that runs with `settings` for its dead letters and prints them, oldest first.
-async fn ask(args: &ListArgs, settings: &Settings, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) async fn ask(args: &ListArgs, settings: &Settings, out: &mut impl Write) -> anyhow::Result<()> {
     let mut entries = Vec::new();
     let mut after = Some(0);
     while let Some(id) = after {

@@ -15,7 +15,7 @@ use crate::config::{LogFormat, LogSettings};
 ///
 /// # Errors
 /// If the filter cannot be read.
-pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
+pub(super) fn start(settings: &LogSettings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.filter)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // journald tells a service where its stderr goes.

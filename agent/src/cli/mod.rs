@@ -104,7 +104,9 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
         Command::Passwd { file, name } => passwd::run(&file, &name).map(|()| ExitCode::SUCCESS),
         Command::Run(file) => runtime()?.block_on(run::run(&file.config)),
         Command::Demo(args) => runtime()?.block_on(async {
-            logging::start(&LogSettings { filter: "error".to_owned(), format: LogFormat::Text })?;
+            // Quiet, so that the progress stays readable; who wants more says so.
+            let filter = std::env::var("HOLDFAST_LOG").unwrap_or_else(|_| "error".to_owned());
+            logging::start(&LogSettings { filter, format: LogFormat::Text })?;
             demo::run(args, on_signal()?).await
         }),
         Command::Receive(args) => runtime()?.block_on(async {

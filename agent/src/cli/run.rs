@@ -25,7 +25,7 @@ const MORE_START_TIME: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// If it cannot start, or a room ends by itself.
-pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let Some(mut config) = load(path) else { return Ok(ExitCode::from(2)) };
     logging::start(&config.log)?;
     let mut signals = Signals::new()?;

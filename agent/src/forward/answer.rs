@@ -69,6 +69,8 @@ impl Answer {
     }
 
     fn next(&self) -> Option<u64> {
+        // serde would read a list as the fields in order.
+        self.body.trim_ascii_start().strip_prefix(b"{")?;
         serde_json::from_slice::<Next>(&self.body).ok().map(|next| next.next)
     }
 }

@@ -121,6 +121,13 @@ pub struct Forward {
     refused_in_a_row: u32,
 }
 
+/// Whether the agent goes on or stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Go,
+    Drain,
+}
+
 /// What to do next.
 enum Step {
     Send(Stream, SeqRange, Vec<Gap>),
@@ -163,7 +170,8 @@ impl Forward {
     /// Runs until `drain` is cancelled and what is pending was sent, as far as the sink takes it; or `abort` is cancelled.
     pub async fn run(mut self, drain: CancellationToken, abort: CancellationToken) {
         loop {
-            let step = self.step(drain.is_cancelled());
+            let mode = if drain.is_cancelled() { Mode::Drain } else { Mode::Go };
+            let step = self.step(mode);
             let result = tokio::select! {
                 biased;
                 () = abort.cancelled() => return,
@@ -200,7 +208,8 @@ impl Forward {
     }
 
     /// Decides what to do next; the most important stream first.
-    fn step(&mut self, is_draining: bool) -> Step {
+    fn step(&mut self, mode: Mode) -> Step {
+        let is_draining = mode == Mode::Drain;
         let now = self.clock.monotonic();
         if let Some(resume_at) = self.resume_at.filter(|at| *at > now) {
             // Who does not take batches now need not be waited for at the end: all is stored.
@@ -409,10 +418,9 @@ impl Forward {
     /// The body of a pinned batch: built ahead, or now.
     async fn batch(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, BatchError> {
         let is_it = |batch: &Batch| batch.stream == stream && batch.range == range && batch.gaps == gaps;
-        if let Some(place) = self.ahead.iter().position(is_it) {
-            if let Some(batch) = self.ahead.remove(place) {
-                return Ok(batch);
-            }
+        let place = self.ahead.iter().position(is_it);
+        if let Some(batch) = place.and_then(|place| self.ahead.remove(place)) {
+            return Ok(batch);
         }
         // What was built ahead and is none of the pinned batches is of no use any more.
         self.ahead.retain(|batch| batch.stream != stream);

@@ -11,7 +11,7 @@ use crate::reading::Timestamp;
 use crate::store::DeadLetterOrigin;
 use crate::store::ledger::SourceCounts;
 use crate::store::recent::{Change, Recent};
-use crate::store::work::{Group, Letter};
+use crate::store::work::{Group, Letter, Pace};
 
 /// Messages in a group at which it is committed without waiting for more.
 const FULL_MESSAGES: usize = 8_192;
@@ -144,12 +144,12 @@ impl Gathered {
     }
 
     /// The group to be stored, and whom to tell afterwards.
-    pub(super) fn take(&mut self, sparse: bool) -> (Group, Vec<Receipt>) {
+    pub(super) fn take(&mut self, pace: Pace) -> (Group, Vec<Receipt>) {
         let taken = std::mem::take(self);
         let mut group = taken.group;
         group.counts =
             taken.counts.into_iter().map(|(source, counts)| (source.to_string(), counts)).collect();
-        group.sparse = sparse;
+        group.pace = pace;
         (group, taken.receipts)
     }
 }

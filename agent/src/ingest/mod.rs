@@ -34,7 +34,7 @@ use self::inlet::{BUDGET_BYTES, Batch};
 use self::rhythm::Rhythm;
 use crate::clock::Clock;
 use crate::store::recent::Recent;
-use crate::store::work::Group;
+use crate::store::work::{Group, Pace};
 use crate::store::{self, Store};
 
 /// The room: one task.
@@ -132,7 +132,8 @@ impl Ingest {
     }
 
     fn commit(&mut self) {
-        let (group, receipts) = self.gathered.take(self.rhythm.is_sparse(self.commit_interval));
+        let pace = if self.rhythm.is_sparse(self.commit_interval) { Pace::Sparse } else { Pace::Steady };
+        let (group, receipts) = self.gathered.take(pace);
         let store = self.store.clone();
         let done: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(append(store, group));
         self.committing = Some(Committing { done, receipts });

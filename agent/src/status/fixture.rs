@@ -32,6 +32,8 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
         state: source::State::Connected,
         last_error: None,
         clients,
+        address: None,
+        retained: None,
         settled: true,
     };
     let plant = watch::Sender::new(settled(None));

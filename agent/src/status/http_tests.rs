@@ -218,7 +218,7 @@ async fn the_command_gets_the_status_over_the_socket_and_else_over_tcp() {
     }
     let mut list = Vec::new();
     let args = crate::cli::dead_letters::ListArgs { json: false };
-    crate::cli::dead_letters::list(&args, &running.settings, &mut list).await.unwrap();
+    crate::cli::dead_letters::ask(&args, &running.settings, &mut list).await.unwrap();
     assert_eq!(String::from_utf8(list).unwrap().lines().count(), 6);
 }
 

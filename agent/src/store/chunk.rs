@@ -43,13 +43,13 @@ enum Codec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// The stream.
-    pub stream: Stream,
+    pub(super) stream: Stream,
     /// The number of the first record.
-    pub first: Seq,
+    pub(super) first: Seq,
     /// How many records; may be 0 where only the note matters.
-    pub count: u32,
+    pub(super) count: u32,
     /// When the newest of its records was received.
-    pub newest_received: Timestamp,
+    pub(super) newest_received: Timestamp,
     codec: Codec,
     raw_bytes: usize,
     body_bytes: usize,
@@ -91,14 +91,14 @@ pub enum Error {
 impl Header {
     /// The numbers of its records, or `None` if it has none.
     #[must_use]
-    pub fn range(&self) -> Option<SeqRange> {
+    pub(super) fn range(&self) -> Option<SeqRange> {
         let last = self.first.0 + u64::from(self.count).checked_sub(1)?;
         Some(SeqRange { first: self.first, last: Seq(last) })
     }
 
     /// Bytes of the chunk without its note.
     #[must_use]
-    pub fn chunk_bytes(&self) -> usize {
+    pub(super) fn chunk_bytes(&self) -> usize {
         HEADER_BYTES + self.body_bytes
     }
 
@@ -106,7 +106,7 @@ impl Header {
     ///
     /// # Errors
     /// If `bytes` is no chunk of this format.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(Error::NotAChunk)?;
         if header[..4] != MAGIC {
             return Err(Error::NotAChunk);
@@ -140,10 +140,10 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct Chunk<'a> {
     /// The header.
-    pub header: Header,
+    pub(super) header: Header,
     body: &'a [u8],
     /// The store's state at this commit; empty in all but the last chunk of a commit.
-    pub note: &'a [u8],
+    pub(super) note: &'a [u8],
 }
 
 impl<'a> Chunk<'a> {
@@ -151,7 +151,7 @@ impl<'a> Chunk<'a> {
     ///
     /// # Errors
     /// If they are no chunk, or not as they were written.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let header = Header::parse(bytes)?;
         if checksum(bytes) != u64_at(bytes, CHECKSUM_AT) {
             return Err(Error::Checksum { first: header.first });
@@ -164,7 +164,7 @@ impl<'a> Chunk<'a> {
     ///
     /// # Errors
     /// If it cannot be decompressed.
-    pub fn body(&self) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
+    pub(super) fn body(&self) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
         match self.header.codec {
             Codec::Plain => Ok(self.body.into()),
             Codec::Lz4 => lz4_flex::block::decompress(self.body, self.header.raw_bytes)
@@ -185,7 +185,7 @@ pub(super) struct Packed {
 impl Packed {
     /// Compresses `body` if that makes it smaller.
     #[must_use]
-    pub fn new(body: Vec<u8>) -> Self {
+    pub(super) fn new(body: Vec<u8>) -> Self {
         let raw_bytes = body.len();
         if raw_bytes > COMPRESS_ABOVE_BYTES {
             let compressed = lz4_flex::block::compress(&body);
@@ -198,13 +198,13 @@ impl Packed {
 
     /// Bytes of the chunk without its note.
     #[must_use]
-    pub fn chunk_bytes(&self) -> usize {
+    pub(super) fn chunk_bytes(&self) -> usize {
         HEADER_BYTES + self.bytes.len()
     }
 
     /// The chunk of `count` records from `first` on.
     #[must_use]
-    pub fn write(
+    pub(super) fn write(
         self,
         stream: Stream,
         first: Seq,

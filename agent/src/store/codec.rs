@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::reading::{AggregateValue, Origin, Reading, Remarks, Shape, Timestamp, Value, WindowRecord};
+use crate::reading::{AggregateValue, Origin, Reading, Remarks, Shape, Tags, Timestamp, Value, WindowRecord};
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -277,7 +277,7 @@ fn index_of_last<T>(rows: &[T]) -> u32 {
     u32::try_from(rows.len() - 1).expect("a chunk is far smaller than 2^32 names")
 }
 
-fn read_tags(rows: &[(u32, u32)], strings: &[&str]) -> Result<Vec<(Box<str>, Box<str>)>, Error> {
+fn read_tags(rows: &[(u32, u32)], strings: &[&str]) -> Result<Tags, Error> {
     rows.iter()
         .map(|(name, value)| Ok(((*at(strings, *name)?).into(), (*at(strings, *value)?).into())))
         .collect()

@@ -29,7 +29,7 @@ pub(super) const DEAD_LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition
 /// redb's page cache. Measured: 4 MiB is as fast here as its default of 1 GiB, which lets memory follow the data.
 const CACHE_BYTES: usize = 4 << 20;
 /// The file's name in the data directory.
-pub const FILE_NAME: &str = "store.redb";
+pub(super) const FILE_NAME: &str = "store.redb";
 
 /// The table of a stream.
 pub(super) fn table(stream: Stream) -> TableDefinition<'static, u64, &'static [u8]> {
@@ -94,6 +94,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Something that was written here cannot be read.
+    pub(super) fn unreadable(what: &str) -> Self {
+        Self::Damaged { what: format!("{what} cannot be read") }
+    }
+
     fn of(error: redb::Error) -> Self {
         match error {
             redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Self::Full,
@@ -123,7 +128,7 @@ from_redb!(
 
 /// The open database.
 #[derive(Debug)]
-pub struct File {
+pub(super) struct File {
     path: PathBuf,
     database: RwLock<Option<Database>>,
 }
@@ -133,7 +138,7 @@ impl File {
     ///
     /// # Errors
     /// If another process has it, if the folder cannot be used, or if the file is damaged.
-    pub fn open(dir: &Path, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
+    pub(super) fn open(dir: &Path, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
         make_dir(dir)?;
         let path = dir.join(FILE_NAME);
         if !path.exists() {
@@ -160,7 +165,10 @@ impl File {
     ///
     /// # Errors
     /// What `work` or redb answers; a panic of redb's comes back as [`Error::Damaged`].
-    pub fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.guarded(|database| work(&database.begin_read()?))
     }
 
@@ -168,7 +176,10 @@ impl File {
     ///
     /// # Errors
     /// As [`File::read`]; nothing was written, or, after a failed sync, perhaps all of it.
-    pub fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.guarded(|database| {
             let transaction = database.begin_write()?;
             let result = work(&transaction)?;
@@ -181,7 +192,7 @@ impl File {
     ///
     /// # Errors
     /// If it cannot be opened (yet).
-    pub fn reopen(&self) -> Result<(), Error> {
+    pub(super) fn reopen(&self) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         let before = database.take();
         // Dropping writes, too; a panic there says what we know already.

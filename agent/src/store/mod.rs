@@ -4,18 +4,22 @@
 //! read back. Promised: what is reported durable survives any crash; one transaction holds all that was waiting; the
 //! books change in the transaction that makes them true. Table names stay in here.
 
+mod checkpoint;
 mod chunk;
 mod codec;
 mod cursor;
+mod draft;
 mod file;
 pub mod ledger;
 mod log;
 mod note;
+mod pins;
 mod reader;
 pub mod recent;
 pub mod report;
 mod retention;
 pub mod settings;
+mod sinks;
 pub mod work;
 mod writer;
 
@@ -23,6 +27,7 @@ pub use chunk::Error as ChunkError;
 pub use codec::Error as CodecError;
 pub use file::{Error, make_dir};
 pub use ledger::Books;
+pub use log::WindowsPresence;
 pub use reader::{Piece, Reader};
 pub use report::Report;
 pub use settings::Settings;

@@ -14,15 +14,15 @@ use super::recent::Change;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Note {
     /// The books after the commit.
-    pub books: Books,
+    pub(super) books: Books,
     /// What the peers sent since the row before this one.
-    pub recent: Vec<Change>,
+    pub(super) recent: Vec<Change>,
 }
 
 impl Note {
     /// As bytes.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("a Vec takes any bytes, and no length here is unknown")
     }
 
@@ -30,7 +30,7 @@ impl Note {
     ///
     /// # Errors
     /// If they are anything else.
-    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
         postcard::from_bytes(bytes)
     }
 }

@@ -176,7 +176,9 @@ impl Sweep<'_> {
         for sink in self.takers() {
             let books = books.sinks.get_mut(&sink.name).and_then(|sink| sink.streams.get_mut(&self.stream));
             if let Some(ledger) = books {
-                gone.iter().for_each(|range| drop(ledger.shed(*range, reason)));
+                for range in &gone {
+                    ledger.shed(*range, reason);
+                }
             }
         }
         Ok(gone.iter().map(|range| range.count()).sum())

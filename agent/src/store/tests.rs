@@ -23,7 +23,9 @@ impl Running {
     fn open(dir: &TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::in_dir(dir.path().to_owned());
         change(&mut settings);
-        let opened = Store::open(settings, "gw", "machine", false, Clock, Published::default()).unwrap();
+        let opened =
+            Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default())
+                .unwrap();
         Self { store: opened.store, recent: opened.recent, writer: tokio::spawn(opened.writer.run()) }
     }
 
@@ -248,7 +250,7 @@ async fn a_second_process_is_told_that_the_store_is_in_use() {
     let dir = TempDir::new().unwrap();
     let _running = Running::open(&dir, |_| {});
     let settings = Settings::in_dir(dir.path().to_owned());
-    let second = Store::open(settings, "gw", "machine", false, Clock, Published::default());
+    let second = Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default());
     assert!(matches!(second, Err(Error::InUse { .. })));
 }
 
@@ -268,6 +270,6 @@ async fn a_store_of_a_newer_format_is_refused() {
         .unwrap();
     running.crash().await;
     let settings = Settings::in_dir(dir.path().to_owned());
-    let opened = Store::open(settings, "gw", "machine", false, Clock, Published::default());
+    let opened = Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default());
     assert!(matches!(opened, Err(Error::Newer { found: 7, .. })));
 }

@@ -22,8 +22,18 @@ pub struct Group {
     pub recent: Vec<Change>,
     /// When the oldest reading of the group arrived.
     pub since: Option<Instant>,
-    /// True if readings come so slowly that the next is not expected while a batch would wait for it.
-    pub sparse: bool,
+    /// How readings come.
+    pub pace: Pace,
+}
+
+/// How readings come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// More are expected soon.
+    #[default]
+    Steady,
+    /// So slowly that the next is not expected while a batch would wait for it.
+    Sparse,
 }
 
 /// A dead letter before it has an id.

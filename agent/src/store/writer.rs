@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
+use super::checkpoint;
 use super::file::{Error, File, STATE};
 use super::ledger::{Books, Identity};
-use super::log::{self, State, WindowsPresence};
+use super::log::{State, WindowsPresence};
 use super::reader::{Piece, Reader};
 use super::recent::Recent;
 use super::report::{self, Recovering, Report};
@@ -115,7 +116,7 @@ impl Store {
         settings: Settings,
         agent: &str,
         machine: &str,
-        has_windows: bool,
+        windows: WindowsPresence,
         clock: Clock,
         published: Published,
     ) -> Result<Opened, Error> {
@@ -130,8 +131,7 @@ impl Store {
         };
         let file = Arc::new(File::open(&settings.data_dir, progress)?);
         let identity = identify(&file, agent, machine)?;
-        let presence = if has_windows { WindowsPresence::Configured } else { WindowsPresence::None };
-        let state = State::load(&file, settings, presence)?;
+        let state = State::load(&file, settings, windows)?;
         let recent = state.recent.clone();
 
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
@@ -289,7 +289,7 @@ impl Store {
     /// If the disk fails or what is on it is damaged.
     pub fn windows_snapshot(&self) -> Result<WindowsSnapshot, Error> {
         let books = Arc::clone(&self.books.borrow());
-        log::windows_snapshot(&self.reader.file, &books)
+        checkpoint::windows_snapshot(&self.reader.file, &books)
     }
 
     async fn ask(&self, request: impl FnOnce(oneshot::Sender<()>) -> Request) -> Result<(), Closed> {
@@ -332,11 +332,8 @@ fn identify(file: &File, agent: &str, machine: &str) -> Result<Identity, Error> 
 impl Writer {
     /// Runs until every handle is gone and what was asked is durable.
     pub async fn run(mut self) {
-        loop {
-            match self.next().await {
-                Event::Due => self.commit().await,
-                Event::Closed => break,
-            }
+        while let Event::Due = self.next().await {
+            self.commit().await;
         }
         if !self.work.is_empty() {
             self.commit().await;
@@ -461,7 +458,10 @@ impl Writer {
         };
         self.publish(&state, &mut work, before, pressure);
         self.state = Some(state);
-        self.waiting.drain(..).for_each(|done| drop(done.send(())));
+        for done in self.waiting.drain(..) {
+            // Who asked and went does not mind.
+            let _gone = done.send(());
+        }
         self.release_held();
     }
 

@@ -1,0 +1,35 @@
+//! Sinks come and go: what that does to the books. Pure.
+
+use super::ledger::{Books, Presence};
+use super::work::SinkSpec;
+use crate::stream::{GapReason, Seq, SeqRange};
+
+impl Books {
+    /// Makes the ledgers those of `sinks`. A new sink starts at the oldest record held; what came before is shed for it.
+    pub(super) fn configure_sinks(&mut self, sinks: &[SinkSpec]) {
+        for (name, books) in &mut self.sinks {
+            if !sinks.iter().any(|sink| sink.name == *name) {
+                books.presence = Presence::Removed;
+            }
+        }
+        for sink in sinks {
+            let returns = self.sinks.contains_key(&sink.name);
+            let books = self.sinks.entry(sink.name.clone()).or_default();
+            books.presence = Presence::Configured;
+            for stream in &sink.streams {
+                let reason = if returns && books.streams.contains_key(stream) {
+                    GapReason::Removed
+                } else {
+                    GapReason::BeforeSink
+                };
+                let ledger = books.streams.entry(*stream).or_default();
+                let oldest = self.streams[stream.index()].oldest;
+                if oldest > Seq::FIRST && ledger.cursor < oldest {
+                    // What was trimmed while the sink was away can be in no batch any more, pinned or not.
+                    ledger.unpin_before(oldest);
+                    ledger.shed(SeqRange { first: Seq::FIRST, last: Seq(oldest.0 - 1) }, reason);
+                }
+            }
+        }
+    }
+}
