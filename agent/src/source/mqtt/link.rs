@@ -22,13 +22,12 @@ pub(super) const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES + (128 << 10);
 pub(super) const MAX_SENT_BYTES: usize = 1 << 20;
 /// How long TCP, TLS and CONNACK may take together, and each write thereafter.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages that a broker (MQTT 5) may have in flight to us. Two in a hundred thousand of them would do; a large window
-/// lets one commit serve many.
+/// Messages that a broker (MQTT 5) may have in flight to us: a large window lets one commit serve many.
 pub(super) const RECEIVE_MAXIMUM: u16 = 1_000;
 /// Places in rumqttc's request queue: as many acks as may be due at once.
 pub(super) const REQUESTS: usize = RECEIVE_MAXIMUM as usize;
-/// rumqttc sets aside memory for as many messages as we may have in flight to the broker; we publish none, and the ids
-/// of SUBSCRIBE and UNSUBSCRIBE come from here.
+/// rumqttc sets aside memory for as many messages as we may have in flight to the broker (11 MiB for its default in
+/// MQTT 5); we publish none.
 pub(super) const OUTGOING_IN_FLIGHT: u16 = 16;
 
 /// All that it takes to connect.

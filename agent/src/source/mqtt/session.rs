@@ -327,15 +327,18 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
         Ok(())
     }
 
-    /// What was read before the connection was lost is handed over as well: with QoS 0 it would never come again.
+    /// What was read before the connection was lost is handed over as well: with QoS 0 it would never come again. Where
+    /// there is no room there is no hurry to connect again either.
     async fn hand_over_the_rest(&mut self) {
-        tokio::select! {
-            biased;
-            // A room that has ended is noticed at the next connection.
-            _ = self.inlet.flushed() => {}
-            () = self.task.stop.cancelled() => {}
+        // A room that has ended is noticed at the next connection.
+        while self.hand_over().is_ok() && self.no_room_since.is_some() {
+            tokio::select! {
+                biased;
+                () = self.task.stop.cancelled() => return,
+                _ = self.inlet.flushed() => {}
+                _ = self.ticks.tick() => self.say_when_blocked(),
+            }
         }
-        self.found_room();
     }
 
     fn is_overfull(&self) -> bool {
