@@ -30,7 +30,6 @@ use crate::forward::{self, Forward};
 use crate::ingest::{Ingest, Intake, SourceSpec};
 use crate::source::{self, Settings as SourceSettings};
 use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
-use crate::store::ledger::Identity;
 use crate::store::work::SinkSpec;
 use crate::store::{self, Opened, Published, Store, WindowsPresence};
 use crate::window;
@@ -118,7 +117,6 @@ pub struct Running {
 /// If something that the configuration asks for cannot be had.
 pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let published = Published::default();
-    let (identity, identity_seen) = watch::channel(None);
     let (source_inputs, source_reports) = source_inputs(&config);
     let (sink_inputs, sink_reports) = sink_inputs(&config);
     let (windows_report, windows_seen) = watch::channel(WindowsReport::default());
@@ -127,7 +125,6 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         agent: config.agent_id.clone(),
         started: clock.monotonic(),
         clock,
-        identity: identity_seen,
         books: published.books.subscribe(),
         store: published.report.subscribe(),
         sources: watch::channel(source_inputs).1,
@@ -154,7 +151,6 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     *rooms.alive.entry(Room::Admin).or_default() += 1;
 
     let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
-    identity.send_replace(Some(Identity::clone(store.identity())));
     letters.set(store.reader());
     rooms.spawn(Room::Writer, writer.run());
     store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
@@ -181,7 +177,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     for (settings, report) in config.sources.iter().zip(source_reports) {
         start_source(settings, &config, &intake, &store, &known, report, clock, &mut rooms);
     }
-    info!(agent = %config.agent_id, epoch = %store.identity().epoch, "agent started");
+    info!(agent = %config.agent_id, epoch = %store.books().borrow().epoch, "agent started");
     Ok(Running {
         rooms: rooms.set,
         alive: rooms.alive,

@@ -217,7 +217,7 @@ impl<W: Write> Stage<'_, W> {
             stored: next.0 - 1,
             delivered: readings.clone().map(|ledger| ledger.delivered).sum(),
             pending: readings.map(|ledger| ledger.pending(next)).sum(),
-            windows: books.stream(Stream::Windows).next.0 - 1,
+            windows: books.stream(Stream::Windows).appended(),
             sink: self.running.sink.borrow().state,
             cloud: self.outage.behaviour(),
             phase,

@@ -8,9 +8,9 @@ use std::io::Write;
 use flate2::write::GzEncoder;
 
 use super::settings::{BatchLimits, Compression};
-use crate::store::ledger::Identity;
+use crate::store::ledger::Books;
 use crate::store::{self, Piece, Reader};
-use crate::stream::{Gap, Seq, SeqRange, Stream};
+use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 use crate::wire;
 
 /// The level of zstd: measured on batches of 1 000 readings, see docs/performance.md.
@@ -22,6 +22,7 @@ const GZIP_LEVEL: u32 = 6;
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     pub(super) stream: Stream,
+    pub(super) epoch: Epoch,
     pub(super) range: SeqRange,
     pub(super) gaps: Vec<Gap>,
     /// How many records it holds.
@@ -47,10 +48,35 @@ pub enum Error {
     },
 }
 
+/// How numbers look outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) stream: Stream,
+    pub(super) epoch: Epoch,
+    /// What is taken off a number that leaves the house.
+    base: u64,
+    previous: Option<(Epoch, Seq)>,
+}
+
+impl View {
+    pub(super) fn of(books: &Books, stream: Stream) -> Self {
+        let previous = books.previous.map(|previous| (previous.epoch, previous.next[stream.index()]));
+        Self { stream, epoch: books.epoch, base: books.stream(stream).base, previous }
+    }
+
+    pub(super) fn seq(self, seq: Seq) -> Seq {
+        Seq(seq.0 - self.base)
+    }
+
+    pub(super) fn range(self, range: SeqRange) -> SeqRange {
+        SeqRange { first: self.seq(range.first), last: self.seq(range.last) }
+    }
+}
+
 /// What all batches of a sink have in common.
 pub(super) struct Builder {
     pub(super) reader: Reader,
-    pub(super) identity: std::sync::Arc<Identity>,
+    agent: String,
     pub(super) limits: BatchLimits,
     pub(super) compression: Compression,
     zstd: Option<zstd::bulk::Compressor<'static>>,
@@ -59,17 +85,12 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new(
-        reader: Reader,
-        identity: std::sync::Arc<Identity>,
-        limits: BatchLimits,
-        compression: Compression,
-    ) -> Self {
-        Self { reader, identity, limits, compression, zstd: None, piece: None }
+    pub(super) fn new(reader: Reader, agent: &str, limits: BatchLimits, compression: Compression) -> Self {
+        Self { reader, agent: agent.to_owned(), limits, compression, zstd: None, piece: None }
     }
 
     /// Builds the batch of exactly these numbers and gaps.
-    pub(super) fn build(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, Error> {
+    pub(super) fn build(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, Error> {
         let mut records = Vec::new();
         let mut count = 0;
         let mut seq = range.first;
@@ -78,18 +99,18 @@ impl Builder {
                 seq = gap.range.last.next();
                 continue;
             }
-            self.write_record(stream, seq, &mut records)?;
+            self.write_record(view, seq, &mut records)?;
             count += 1;
             seq = seq.next();
         }
-        Ok(self.finish(stream, range, gaps, count, &records))
+        Ok(self.finish(view, range, gaps, count, &records))
     }
 
     /// Cuts what lies from `first` to `last` into batches of the configured size, at most `most` of them. A last batch that is
     /// not full is left out unless `rest` says otherwise.
     pub(super) fn plan(
         &mut self,
-        stream: Stream,
+        view: View,
         range: SeqRange,
         gaps: &[Gap],
         most: usize,
@@ -104,16 +125,10 @@ impl Builder {
                 continue;
             }
             let before = records.len();
-            self.write_record(stream, seq, &mut records)?;
+            self.write_record(view, seq, &mut records)?;
             if count > 0 && records.len() > self.body_room() {
                 records.truncate(before);
-                batches.push(self.finish(
-                    stream,
-                    up_to(first, seq),
-                    within(gaps, first, seq),
-                    count,
-                    &records,
-                ));
+                batches.push(self.finish(view, up_to(first, seq), within(gaps, first, seq), count, &records));
                 records.clear();
                 (first, count) = (seq, 0);
                 continue;
@@ -121,39 +136,34 @@ impl Builder {
             count += 1;
             seq = seq.next();
             if count == self.limits.records {
-                batches.push(self.finish(
-                    stream,
-                    up_to(first, seq),
-                    within(gaps, first, seq),
-                    count,
-                    &records,
-                ));
+                batches.push(self.finish(view, up_to(first, seq), within(gaps, first, seq), count, &records));
                 records.clear();
                 (first, count) = (seq, 0);
             }
         }
         if batches.len() < most && seq > first && rest == Rest::Too {
             let end = seq.min(range.last.next());
-            batches.push(self.finish(stream, up_to(first, end), within(gaps, first, end), count, &records));
+            batches.push(self.finish(view, up_to(first, end), within(gaps, first, end), count, &records));
         }
         Ok(batches)
     }
 
     /// One record as it is sent, for people who look at a dead letter.
-    pub(super) fn record(&mut self, stream: Stream, seq: Seq) -> Result<Vec<u8>, Error> {
+    pub(super) fn record(&mut self, view: View, seq: Seq) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
-        self.write_record(stream, seq, &mut out)?;
+        self.write_record(view, seq, &mut out)?;
         out.pop();
         Ok(out)
     }
 
     /// Bytes that the records of a batch may take, commas included: the rest is for the head.
     fn body_room(&self) -> usize {
-        self.limits.bytes.saturating_sub(400 + self.identity.agent.len())
+        self.limits.bytes.saturating_sub(400 + self.agent.len())
     }
 
     /// Appends a record and a comma.
-    fn write_record(&mut self, stream: Stream, seq: Seq, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn write_record(&mut self, view: View, seq: Seq, out: &mut Vec<u8>) -> Result<(), Error> {
+        let stream = view.stream;
         let is_at_hand =
             self.piece.as_ref().is_some_and(|piece| piece.stream() == stream && piece.contains(seq));
         if !is_at_hand {
@@ -163,10 +173,10 @@ impl Builder {
         let piece = self.piece.as_ref().filter(|piece| piece.contains(seq)).ok_or_else(missing)?;
         match piece {
             Piece::Readings(first, readings) => {
-                wire::write_reading(seq, &readings[place(*first, seq)], out);
+                wire::write_reading(view.seq(seq), &readings[place(*first, seq)], out);
             }
             Piece::Windows(first, records) => {
-                wire::write_window(seq, &records[place(*first, seq)], out);
+                wire::write_window(view.seq(seq), &records[place(*first, seq)], out);
             }
         }
         out.push(b',');
@@ -174,29 +184,19 @@ impl Builder {
     }
 
     /// `records` end with a comma.
-    fn finish(
-        &mut self,
-        stream: Stream,
-        range: SeqRange,
-        gaps: Vec<Gap>,
-        count: u64,
-        records: &[u8],
-    ) -> Batch {
-        let previous = None;
-        let head = wire::Head {
-            agent: &self.identity.agent,
-            epoch: self.identity.epoch,
-            stream,
-            range,
-            gaps: &gaps,
-            previous,
-        };
+    fn finish(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>, count: u64, records: &[u8]) -> Batch {
+        let View { stream, epoch, previous, .. } = view;
+        let outside: Vec<Gap> =
+            gaps.iter().map(|gap| Gap { range: view.range(gap.range), reason: gap.reason }).collect();
+        let span = view.range(range);
+        let previous = previous.filter(|_| span.first == Seq::FIRST);
+        let head = wire::Head { agent: &self.agent, epoch, stream, range: span, gaps: &outside, previous };
         let mut body = Vec::with_capacity(records.len() + 512);
         head.write(&mut body);
         body.extend_from_slice(records.strip_suffix(b",").unwrap_or(records));
         wire::write_end(&mut body);
         let key = head.idempotency_key();
-        Batch { stream, range, records: count, key, body: self.compress(body), gaps }
+        Batch { stream, epoch, range, records: count, key, body: self.compress(body), gaps }
     }
 
     fn compress(&mut self, body: Vec<u8>) -> bytes::Bytes {

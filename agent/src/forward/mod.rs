@@ -34,14 +34,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::answer::{Answer, Verdict};
-use self::batch::{Batch, Builder, Rest};
+use self::batch::{Batch, Builder, Rest, View};
 use self::http::Endpoint;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::store::ledger::{Books, Ledger};
 use crate::store::work::{LedgerChange, LedgerEvent, Letter};
 use crate::store::{self, DeadLetterOrigin, Store};
-use crate::stream::{Gap, Seq, SeqRange, Stream};
+use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// Batches of a backlog that are pinned together.
 const PINNED_AHEAD: usize = 8;
@@ -119,6 +119,10 @@ pub struct Forward {
     /// Bodies of pinned batches that were built ahead.
     ahead: VecDeque<Batch>,
     refused_in_a_row: u32,
+    /// The epoch of the numbers in `answered` and `ahead`.
+    epoch: Epoch,
+    /// Whether this sink knew more numbers than we have and nothing was delivered to it since.
+    is_ahead_of_us: bool,
 }
 
 /// Whether the agent goes on or stops.
@@ -130,8 +134,8 @@ enum Mode {
 
 /// What to do next.
 enum Step {
-    Send(Stream, SeqRange, Vec<Gap>),
-    Pin(Stream, SeqRange, Vec<Gap>, Rest),
+    Send(View, SeqRange, Vec<Gap>),
+    Pin(View, SeqRange, Vec<Gap>, Rest),
     Wait(Option<Instant>),
     Done,
 }
@@ -148,8 +152,8 @@ impl Forward {
         clock: Clock,
     ) -> Result<Self, SetupError> {
         let endpoint = Endpoint::new(&settings, clock)?;
-        let builder =
-            Builder::new(store.reader(), Arc::clone(store.identity()), settings.batch, settings.compression);
+        let builder = builder(&store, &settings);
+        let epoch = store.books().borrow().epoch;
         Ok(Self {
             books: store.books(),
             backoff: Backoff::new(settings.retry),
@@ -164,6 +168,8 @@ impl Forward {
             waiting: BTreeMap::new(),
             ahead: VecDeque::new(),
             refused_in_a_row: 0,
+            epoch,
+            is_ahead_of_us: false,
         })
     }
 
@@ -186,8 +192,8 @@ impl Forward {
 
     async fn take(&mut self, step: Step, drain: &CancellationToken) -> Result<Flow, store::Closed> {
         match step {
-            Step::Send(stream, range, gaps) => self.send(stream, range, gaps).await?,
-            Step::Pin(stream, range, gaps, rest) => self.pin(stream, range, gaps, rest).await?,
+            Step::Send(view, range, gaps) => self.send(view, range, gaps).await?,
+            Step::Pin(view, range, gaps, rest) => self.pin(view, range, gaps, rest).await?,
             Step::Wait(until) => {
                 let pause = async {
                     match until {
@@ -216,6 +222,11 @@ impl Forward {
             return if is_draining { Step::Done } else { Step::Wait(Some(resume_at)) };
         }
         let books = Arc::clone(&self.books.borrow_and_update());
+        if books.epoch != self.epoch {
+            self.epoch = books.epoch;
+            self.answered.clear();
+            self.ahead.clear();
+        }
         let Some(sink) = books.sinks.get(&self.settings.name) else { return Step::Wait(None) };
         let ledgers = || {
             let with_ledger = |stream: &Stream| Some((*stream, sink.streams.get(stream)?));
@@ -223,7 +234,7 @@ impl Forward {
         };
         for (stream, ledger) in ledgers() {
             if let Some((range, gaps)) = self.first_unanswered(stream, ledger) {
-                return Step::Send(stream, range, gaps);
+                return Step::Send(View::of(&books, stream), range, gaps);
             }
         }
         let mut earliest = None;
@@ -241,7 +252,7 @@ impl Forward {
             let is_over = due <= now || is_draining;
             if ready.is_none() && (is_over || range.count() >= self.settings.batch.records) {
                 let rest = if is_over { Rest::Too } else { Rest::Waits };
-                ready = Some(Step::Pin(stream, range, ledger.ahead.clone(), rest));
+                ready = Some(Step::Pin(View::of(&books, stream), range, ledger.ahead.clone(), rest));
             }
             earliest = earliest.map_or(Some(due), |before: Instant| Some(before.min(due)));
         }
@@ -275,13 +286,13 @@ impl Forward {
     /// Cuts a backlog into batches and pins them.
     async fn pin(
         &mut self,
-        stream: Stream,
+        view: View,
         range: SeqRange,
         gaps: Vec<Gap>,
         rest: Rest,
     ) -> Result<(), store::Closed> {
         let planned =
-            self.blocking(move |builder| builder.plan(stream, range, &gaps, PINNED_AHEAD, rest)).await;
+            self.blocking(move |builder| builder.plan(view, range, &gaps, PINNED_AHEAD, rest)).await;
         let batches = match planned {
             Ok(batches) => batches,
             Err(error) => {
@@ -297,13 +308,13 @@ impl Forward {
         }
         let lasts = batches.iter().map(|batch| batch.range.last).collect();
         self.ahead.extend(batches);
-        self.waiting.remove(&stream);
-        self.change(stream, LedgerEvent::Pin(lasts)).await
+        self.waiting.remove(&view.stream);
+        self.change(view, LedgerEvent::Pin(lasts)).await
     }
 
     /// One attempt.
-    async fn send(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<(), store::Closed> {
-        let batch = match self.batch(stream, range, gaps).await {
+    async fn send(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>) -> Result<(), store::Closed> {
+        let batch = match self.batch(view, range, gaps).await {
             Ok(batch) => batch,
             Err(error) => {
                 self.unreadable(&error);
@@ -316,7 +327,7 @@ impl Forward {
             report.sent_bytes += bytes;
         });
         match self.endpoint.send(&batch).await {
-            Ok(answer) => self.answered(batch, &answer).await,
+            Ok(answer) => self.answered(view, batch, &answer).await,
             Err(failure) => {
                 self.keep(batch);
                 self.pause(State::Retrying, chain(&failure), None);
@@ -325,12 +336,12 @@ impl Forward {
         }
     }
 
-    async fn answered(&mut self, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
+    async fn answered(&mut self, view: View, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
         let describe = || answer.describe();
         match answer.verdict(self.settings.ack) {
-            Verdict::Delivered(next) => return self.delivered(batch, next).await,
-            Verdict::Refused => return self.refused(batch, answer).await,
-            Verdict::TooLarge => return self.refused(batch, answer).await,
+            Verdict::Delivered(next) => return self.delivered(view, batch, next).await,
+            Verdict::Refused => return self.refused(view, batch, answer).await,
+            Verdict::TooLarge => return self.refused(view, batch, answer).await,
             Verdict::Retry(pause) => self.pause(State::Retrying, describe(), pause),
             Verdict::Unauthorized => self.pause(State::Unauthorized, describe(), None),
             Verdict::Misconfigured => self.pause(State::Misconfigured, describe(), None),
@@ -339,27 +350,48 @@ impl Forward {
         Ok(())
     }
 
-    async fn delivered(&mut self, batch: Batch, next: Option<u64>) -> Result<(), store::Closed> {
+    async fn delivered(&mut self, view: View, batch: Batch, next: Option<u64>) -> Result<(), store::Closed> {
         let end = batch.range.last.next();
-        let head = self.books.borrow().stream(batch.stream).next;
-        let next = next.map_or(end, Seq);
+        let (head, next) = {
+            let books = self.books.borrow();
+            let stream = books.stream(batch.stream);
+            (stream.next, next.map_or(end, |next| stream.inside(next)))
+        };
+        if next > head {
+            return self.outrun(batch, view.seq(next)).await;
+        }
         if next <= batch.range.first {
-            let text = format!("it took the batch {} and still wants {next} next", batch.key);
+            let text = format!("it took the batch {} and still wants {} next", batch.key, view.seq(next));
             self.keep(batch);
             self.pause(State::Retrying, text, None);
             return Ok(());
         }
-        let next = next.min(head).max(batch.range.first.next());
         if batch.records > 0 {
             self.refused_in_a_row = 0;
         }
+        self.is_ahead_of_us = false;
         self.recovered();
         self.answered.insert(batch.stream, next);
-        self.store.advance(&self.settings.name, batch.stream, next).await
+        self.store.advance(&self.settings.name, batch.epoch, batch.stream, next).await
+    }
+
+    /// The sink knows numbers that we never gave: our store was set back, by a restored image perhaps. A new epoch begins, once;
+    /// if that does not help, what it says makes no sense.
+    async fn outrun(&mut self, batch: Batch, next: Seq) -> Result<(), store::Closed> {
+        let sink = &self.settings.name;
+        if self.is_ahead_of_us {
+            let text = format!("it wants {next} next, beyond all we have, also in a new epoch");
+            self.keep(batch);
+            self.pause(State::Misconfigured, text, None);
+            return Ok(());
+        }
+        error!(%sink, key = %batch.key, %next, "sink knows more records than this store ever had; a new epoch begins");
+        self.is_ahead_of_us = true;
+        self.store.leave_epoch(batch.epoch).await
     }
 
     /// Halves what was refused; what is alone becomes a dead letter, unless everything is refused.
-    async fn refused(&mut self, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
+    async fn refused(&mut self, view: View, batch: Batch, answer: &Answer) -> Result<(), store::Closed> {
         let stream = batch.stream;
         if batch.records == 0 {
             self.keep(batch);
@@ -367,8 +399,8 @@ impl Forward {
             return Ok(());
         }
         if batch.records > 1 {
-            self.settle_answered(stream, batch.range.first).await?;
-            return self.change(stream, LedgerEvent::Split).await;
+            self.settle_answered(view, batch.range.first).await?;
+            return self.change(view, LedgerEvent::Split).await;
         }
         if self.refused_in_a_row >= REFUSED_IN_A_ROW {
             self.keep(batch);
@@ -376,7 +408,7 @@ impl Forward {
             return Ok(());
         }
         let Some(seq) = batch.lone_record() else { return Ok(()) };
-        let record = match self.blocking(move |builder| builder.record(stream, seq)).await {
+        let record = match self.blocking(move |builder| builder.record(view, seq)).await {
             Ok(record) => record,
             Err(error) => {
                 self.unreadable(&error);
@@ -384,13 +416,13 @@ impl Forward {
             }
         };
         self.refused_in_a_row += 1;
-        error!(sink = %self.settings.name, %stream, %seq, answer = %answer.describe(), "record refused for good; it is kept as a dead letter");
+        error!(sink = %self.settings.name, %stream, seq = %view.seq(seq), answer = %answer.describe(), "record refused for good; it is kept as a dead letter");
         let letter = Letter {
             time: self.clock.wall(),
             origin: DeadLetterOrigin::Sink {
                 sink: self.settings.name.clone(),
                 stream,
-                range: SeqRange { first: seq, last: seq },
+                range: view.range(SeqRange { first: seq, last: seq }),
                 status: answer.status,
             },
             reason: answer.describe(),
@@ -398,8 +430,8 @@ impl Forward {
             payload_hash: xxhash_rust::xxh3::xxh3_64(&record),
             payload: record,
         };
-        self.settle_answered(stream, batch.range.first).await?;
-        self.change(stream, LedgerEvent::DeadLetter(seq, Box::new(letter))).await?;
+        self.settle_answered(view, batch.range.first).await?;
+        self.change(view, LedgerEvent::DeadLetter(seq, Box::new(letter))).await?;
         if self.refused_in_a_row >= REFUSED_IN_A_ROW {
             self.pause(State::Refusing, answer.describe(), None);
         }
@@ -407,16 +439,18 @@ impl Forward {
     }
 
     /// The books must know of all answers before the first pin is changed.
-    async fn settle_answered(&self, stream: Stream, first: Seq) -> Result<(), store::Closed> {
-        self.change(stream, LedgerEvent::Advance(first)).await
+    async fn settle_answered(&self, view: View, first: Seq) -> Result<(), store::Closed> {
+        self.change(view, LedgerEvent::Advance(first)).await
     }
 
-    async fn change(&self, stream: Stream, event: LedgerEvent) -> Result<(), store::Closed> {
-        self.store.change(LedgerChange { sink: self.settings.name.clone(), stream, event }).await
+    async fn change(&self, view: View, event: LedgerEvent) -> Result<(), store::Closed> {
+        let View { stream, epoch, .. } = view;
+        self.store.change(LedgerChange { sink: self.settings.name.clone(), stream, epoch, event }).await
     }
 
     /// The body of a pinned batch: built ahead, or now.
-    async fn batch(&mut self, stream: Stream, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, BatchError> {
+    async fn batch(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, BatchError> {
+        let stream = view.stream;
         let is_it = |batch: &Batch| batch.stream == stream && batch.range == range && batch.gaps == gaps;
         let place = self.ahead.iter().position(is_it);
         if let Some(batch) = place.and_then(|place| self.ahead.remove(place)) {
@@ -424,7 +458,7 @@ impl Forward {
         }
         // What was built ahead and is none of the pinned batches is of no use any more.
         self.ahead.retain(|batch| batch.stream != stream);
-        self.blocking(move |builder| builder.build(stream, range, gaps)).await
+        self.blocking(move |builder| builder.build(view, range, gaps)).await
     }
 
     /// Keeps a batch that has to be sent again.
@@ -437,10 +471,8 @@ impl Forward {
         &mut self,
         work: impl FnOnce(&mut Builder) -> Result<T, BatchError> + Send + 'static,
     ) -> Result<T, BatchError> {
-        let mut builder = self.builder.take().unwrap_or_else(|| {
-            let (reader, identity) = (self.store.reader(), Arc::clone(self.store.identity()));
-            Box::new(Builder::new(reader, identity, self.settings.batch, self.settings.compression))
-        });
+        let mut builder =
+            self.builder.take().unwrap_or_else(|| Box::new(builder(&self.store, &self.settings)));
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&mut builder);
             (builder, result)
@@ -502,6 +534,10 @@ impl Forward {
             });
         }
     }
+}
+
+fn builder(store: &Store, settings: &Settings) -> Builder {
+    Builder::new(store.reader(), &store.identity().agent, settings.batch, settings.compression)
 }
 
 enum Flow {

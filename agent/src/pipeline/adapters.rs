@@ -61,6 +61,10 @@ impl Log for StoreLog {
         self.store.head()
     }
 
+    fn wants_checkpoint(&self) -> watch::Receiver<bool> {
+        self.store.wants_checkpoint()
+    }
+
     async fn update(&self, update: WindowsUpdate) -> Result<(), LogError> {
         Ok(self.store.update_windows(update).await?)
     }

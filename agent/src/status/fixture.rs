@@ -8,13 +8,12 @@ use tokio::sync::watch;
 use super::{Inputs, SinkInput, SourceInput, SourceKind, WindowsReport};
 use crate::clock::Clock;
 use crate::reading::{AggregateValue, Timestamp, WindowRecord};
-use crate::store::ledger::{Books, Identity, Ledger, Pin, Presence, SinkBooks, SourceCounts, StreamBooks};
+use crate::store::ledger::{Books, Ledger, Pin, Presence, SinkBooks, SourceCounts, StreamBooks};
 use crate::stream::{Epoch, Gap, GapReason, Seq, SeqRange, Stream};
 use crate::{forward, source, store};
 
 /// The sending ends.
 pub(crate) struct Rooms {
-    pub(crate) identity: watch::Sender<Option<Identity>>,
     pub(crate) books: watch::Sender<Arc<Books>>,
     pub(crate) store: watch::Sender<store::Report>,
     pub(crate) sources: watch::Sender<BTreeMap<String, SourceInput>>,
@@ -64,11 +63,8 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
             report: cloud.subscribe(),
         },
     )]);
-    let identity =
-        Identity { epoch: Epoch(uuid::Uuid::from_u128(7)), agent: "gw-lab-01".into(), machine: "m".into() };
     let report = store::Report { bytes: 123, max_bytes: 1 << 30, ..store::Report::default() };
     let rooms = Rooms {
-        identity: watch::Sender::new(Some(identity)),
         books: watch::Sender::new(Arc::new(books())),
         store: watch::Sender::new(report),
         sources: watch::Sender::new(sources),
@@ -83,7 +79,6 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
         agent: "gw-lab-01".to_owned(),
         started: Clock.monotonic(),
         clock: Clock,
-        identity: rooms.identity.subscribe(),
         books: rooms.books.subscribe(),
         store: rooms.store.subscribe(),
         sources: rooms.sources.subscribe(),
@@ -118,9 +113,9 @@ fn books() -> Books {
         unprotected: 1,
         readings: 1000,
     };
-    let mut books = Books::default();
+    let mut books = Books { epoch: Epoch(uuid::Uuid::from_u128(7)), ..Books::default() };
     books.streams[Stream::Readings.index()] =
-        StreamBooks { next: Seq(1001), oldest: Seq(900), held_bytes: 4_096, held_chunks: 3 };
+        StreamBooks { base: 0, next: Seq(1001), oldest: Seq(900), held_bytes: 4_096, held_chunks: 3 };
     books.sources.insert("plant".into(), counts);
     books.sources.insert("gone".into(), counts);
     let sink =

@@ -66,7 +66,7 @@ fn store_missing(inputs: &Inputs) -> Option<String> {
         let (done, total) = (progress.done_bytes, progress.total_bytes);
         return Some(format!("store: being opened after an unclean stop, {done} of {total} bytes read"));
     }
-    inputs.identity.borrow().is_none().then(|| "store: not open yet".to_owned())
+    inputs.books.borrow().epoch.0.is_nil().then(|| "store: not open yet".to_owned())
 }
 
 fn source_missing(kind: SourceKind, report: &source::Report) -> Option<String> {
@@ -104,7 +104,7 @@ mod tests {
         let (rooms, inputs) = rooms();
         assert_eq!(Readiness::read(&inputs), Readiness { ready: true, missing: Vec::new() });
 
-        rooms.identity.send_replace(None);
+        rooms.books.send_replace(std::sync::Arc::default());
         rooms.plant.send_replace(source::Report::default());
         rooms.direct.send_modify(|report| {
             report.state = source::State::Disconnected;

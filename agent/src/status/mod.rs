@@ -34,7 +34,7 @@ pub use settings::Settings;
 
 use crate::clock::Clock;
 use crate::reading::WindowRecord;
-use crate::store::ledger::{Books, Identity};
+use crate::store::ledger::Books;
 use crate::{forward, source, store};
 
 /// What rooms publish, as the status reads it. Cheap to clone.
@@ -46,8 +46,6 @@ pub struct Inputs {
     pub started: Instant,
     /// Where the time comes from.
     pub clock: Clock,
-    /// Who the store is; `None` until it is open.
-    pub identity: watch::Receiver<Option<Identity>>,
     /// The books, as of the last commit.
     pub books: watch::Receiver<Arc<Books>>,
     /// What the store says of itself.

@@ -247,10 +247,13 @@ impl Status {
         let books = inputs.books.borrow().clone();
         let report = inputs.store.borrow().clone();
         let windows = inputs.windows.borrow().clone();
-        let epoch = inputs.identity.borrow().as_ref().map(|identity| identity.epoch);
+        let epoch = Some(books.epoch).filter(|epoch| !epoch.0.is_nil());
         let now = inputs.clock.monotonic();
 
-        let sources = sources(&books, &inputs.sources.borrow());
+        let mut sources = sources(&books, &inputs.sources.borrow());
+        if matches!(report.state, StoreState::Blocked | StoreState::Failing) {
+            hold_back(&mut sources);
+        }
         let sinks = sinks(&books, &inputs.sinks.borrow(), now);
         let access =
             if epoch.is_some() && report.recovering.is_none() { Access::Open } else { Access::Closed };
@@ -309,6 +312,15 @@ fn sources(books: &Books, inputs: &BTreeMap<String, SourceInput>) -> BTreeMap<St
             (name.clone(), source_status(counts, inputs.get(name)))
         })
         .collect()
+}
+
+/// A source whose messages the store does not take is blocked, whether or not it has noticed yet.
+fn hold_back(sources: &mut BTreeMap<String, SourceStatus>) {
+    for source in sources.values_mut() {
+        if source.state == Some(source::State::Connected) {
+            source.state = Some(source::State::Blocked);
+        }
+    }
 }
 
 fn source_status(counts: SourceCounts, input: Option<&SourceInput>) -> SourceStatus {
@@ -405,8 +417,8 @@ impl From<(&Books, Stream)> for StreamStatus {
         let stream = books.stream(stream);
         Self {
             appended: stream.appended(),
-            next_seq: stream.next.0,
-            oldest_seq: stream.oldest.0,
+            next_seq: stream.outside(stream.next).0,
+            oldest_seq: stream.outside(stream.oldest).0.max(1),
             held_bytes: stream.held_bytes,
         }
     }

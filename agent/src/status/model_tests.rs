@@ -1,6 +1,5 @@
 use super::*;
 use crate::status::fixture::rooms;
-use crate::store::ledger::Identity;
 use crate::stream::Seq;
 
 #[tokio::test]
@@ -61,13 +60,12 @@ async fn the_state_is_the_worst_thing_that_is_true() {
 #[tokio::test]
 async fn nothing_is_online_before_the_store_is_open() {
     let (rooms, inputs) = rooms();
-    rooms.identity.send_replace(None);
+    let books = rooms.books.send_replace(std::sync::Arc::default());
     let status = Status::read(&inputs);
     assert_eq!((status.state, status.epoch), (AgentState::Blocked, None));
     assert!(status.summary.contains("being opened"), "{}", status.summary);
 
-    let identity = Identity { epoch: Epoch(uuid::Uuid::nil()), agent: String::new(), machine: String::new() };
-    rooms.identity.send_replace(Some(identity));
+    rooms.books.send_replace(books);
     let progress = Recovering { done_bytes: 1 << 20, total_bytes: 4 << 20 };
     rooms.store.send_modify(|report| report.recovering = Some(progress));
     let status = Status::read(&inputs);
@@ -145,7 +143,8 @@ async fn no_secret_of_an_endpoint_is_shown() {
 #[tokio::test]
 async fn an_empty_agent_has_a_status() {
     let (rooms, inputs) = rooms();
-    rooms.books.send_replace(std::sync::Arc::default());
+    let epoch = Epoch(uuid::Uuid::from_u128(7));
+    rooms.books.send_replace(std::sync::Arc::new(Books { epoch, ..Books::default() }));
     rooms.sources.send_replace(BTreeMap::new());
     rooms.sinks.send_replace(BTreeMap::new());
     let status = Status::read(&inputs);

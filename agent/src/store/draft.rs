@@ -120,6 +120,9 @@ impl Draft {
     }
 
     pub(super) fn change_ledger(&mut self, change: &LedgerChange) {
+        if change.epoch != self.books.epoch {
+            return;
+        }
         let head = self.books.stream(change.stream).next;
         let sink = self.books.sinks.entry(change.sink.clone()).or_default();
         let ledger = sink.streams.entry(change.stream).or_default();

@@ -20,6 +20,10 @@ use crate::stream::{Epoch, Gap, Seq, Stream};
 pub struct Books {
     /// The number of the commit that wrote this; gapless from 1.
     pub commit: u64,
+    /// The epoch of the numbers.
+    pub epoch: Epoch,
+    /// The epoch before this one, if there was one.
+    pub previous: Option<Previous>,
     /// The streams, in the order of [`Stream::ALL`].
     pub streams: [StreamBooks; 3],
     /// What each source's messages came to, by configured name; sources no longer configured stay.
@@ -32,10 +36,24 @@ pub struct Books {
     pub dead_letters: DeadLetterBooks,
 }
 
+/// The epoch before, and the number that each stream's next record would have got in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Per stream, in the order of [`Stream::ALL`], as receivers count.
+    pub next: [Seq; 3],
+}
+
 /// One stream.
+///
+/// Inside, numbers go on from epoch to epoch, so that nothing stored has to be rewritten; what leaves the house is less
+/// `base`, so that it begins at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamBooks {
-    /// The number that the next record gets. All before it were appended: `appended = next - 1`.
+    /// Numbers up to this belong to earlier epochs.
+    pub base: u64,
+    /// The number that the next record gets.
     pub next: Seq,
     /// The oldest record held; equal to `next` if none is.
     pub oldest: Seq,
@@ -132,11 +150,9 @@ pub struct DeadLetterBooks {
     pub purged: u64,
 }
 
-/// The identity of a store, written once in an epoch.
+/// Whose a store is. When either differs at start (a cloned card, a renamed agent), a new epoch begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The store's birth.
-    pub epoch: Epoch,
     /// The agent it belongs to.
     pub agent: String,
     /// The machine it was born on.
@@ -145,9 +161,12 @@ pub struct Identity {
 
 impl Default for Books {
     fn default() -> Self {
-        let empty = StreamBooks { next: Seq::FIRST, oldest: Seq::FIRST, held_bytes: 0, held_chunks: 0 };
+        let empty =
+            StreamBooks { base: 0, next: Seq::FIRST, oldest: Seq::FIRST, held_bytes: 0, held_chunks: 0 };
         Self {
             commit: 0,
+            epoch: Epoch(uuid::Uuid::nil()),
+            previous: None,
             streams: [empty; 3],
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
@@ -186,10 +205,28 @@ impl SourceCounts {
 }
 
 impl StreamBooks {
-    /// How many records were ever appended.
+    /// How many records were appended in this epoch.
     #[must_use]
     pub fn appended(&self) -> u64 {
-        self.next.0 - Seq::FIRST.0
+        self.next.0 - self.first().0
+    }
+
+    /// The first number of this epoch.
+    #[must_use]
+    pub fn first(&self) -> Seq {
+        Seq(self.base + 1)
+    }
+
+    /// A number as it leaves the house.
+    #[must_use]
+    pub fn outside(&self, seq: Seq) -> Seq {
+        Seq(seq.0.saturating_sub(self.base))
+    }
+
+    /// A number that came from outside, as it is here.
+    #[must_use]
+    pub fn inside(&self, seq: u64) -> Seq {
+        Seq(seq.saturating_add(self.base))
     }
 }
 
@@ -197,8 +234,14 @@ impl Ledger {
     /// A ledger of a sink that has nothing of the stream yet.
     #[must_use]
     pub fn new() -> Self {
+        Self::starting_at(Seq::FIRST)
+    }
+
+    /// A ledger of a sink that has nothing yet of a stream whose first number is `first`.
+    #[must_use]
+    pub fn starting_at(first: Seq) -> Self {
         Self {
-            cursor: Seq::FIRST,
+            cursor: first,
             delivered: 0,
             dead_lettered: 0,
             shed: 0,
@@ -210,10 +253,11 @@ impl Ledger {
     /// How many records are still to be delivered, if `next` is the number of the next record of the stream.
     #[must_use]
     pub fn pending(&self, next: Seq) -> u64 {
-        let open = next.0 - self.cursor.0;
+        let open = next.0.saturating_sub(self.cursor.0);
         let settled_ahead: u64 =
             self.ahead.iter().chain(self.pinned_gaps()).map(|gap| gap.range.count()).sum();
-        open - settled_ahead
+        // Books that are off must show, not stop the agent.
+        open.saturating_sub(settled_ahead)
     }
 
     /// The first number that no pin covers.

@@ -25,6 +25,8 @@ use super::{checkpoint, retention};
 use crate::reading::Timestamp;
 use crate::stream::{Seq, Stream};
 
+/// The row of `state` with whose the store is.
+pub(super) const IDENTITY_ROW: &str = "identity";
 /// The row of `state` with what the peers sent.
 const RECENT_ROW: &str = "recent";
 /// A whole copy of what the peers sent is written after this many commits...
@@ -144,6 +146,9 @@ impl State {
         wall: Timestamp,
     ) -> Result<retention::Pressure, Error> {
         let mut draft = Draft::after(&self.books);
+        if let Some((epoch, _)) = &work.epoch {
+            draft.books.begin_epoch(*epoch);
+        }
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
             draft.books.configure_sinks(sinks);
@@ -176,6 +181,10 @@ impl State {
                 let row = (draft.books.commit, position, recent.snapshot());
                 let row = postcard::to_stdvec(&row).expect("a Vec takes any bytes");
                 transaction.open_table(STATE)?.insert(RECENT_ROW, row.as_slice())?;
+            }
+            if let Some((_, identity)) = &work.epoch {
+                let row = postcard::to_stdvec(identity).expect("a Vec takes any bytes");
+                transaction.open_table(STATE)?.insert(IDENTITY_ROW, row.as_slice())?;
             }
             for (key, value) in &work.remember {
                 transaction.open_table(STATE)?.insert(key.as_str(), value.as_slice())?;

@@ -9,6 +9,7 @@ mod chunk;
 mod codec;
 mod cursor;
 mod draft;
+mod epoch;
 mod file;
 pub mod ledger;
 mod log;

@@ -1,6 +1,6 @@
 //! Sinks come and go: what that does to the books. Pure.
 
-use super::ledger::{Books, Presence};
+use super::ledger::{Books, Ledger, Presence};
 use super::work::SinkSpec;
 use crate::stream::{GapReason, Seq, SeqRange};
 
@@ -22,12 +22,14 @@ impl Books {
                 } else {
                     GapReason::BeforeSink
                 };
-                let ledger = books.streams.entry(*stream).or_default();
-                let oldest = self.streams[stream.index()].oldest;
-                if oldest > Seq::FIRST && ledger.cursor < oldest {
+                let of_stream = self.streams[stream.index()];
+                let ledger =
+                    books.streams.entry(*stream).or_insert_with(|| Ledger::starting_at(of_stream.first()));
+                let oldest = of_stream.oldest;
+                if ledger.cursor < oldest {
                     // What was trimmed while the sink was away can be in no batch any more, pinned or not.
                     ledger.unpin_before(oldest);
-                    ledger.shed(SeqRange { first: Seq::FIRST, last: Seq(oldest.0 - 1) }, reason);
+                    ledger.shed(SeqRange { first: of_stream.first(), last: Seq(oldest.0 - 1) }, reason);
                 }
             }
         }

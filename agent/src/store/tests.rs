@@ -82,8 +82,9 @@ fn numbers(store: &Store) -> Vec<u64> {
     found
 }
 
-fn change(event: LedgerEvent) -> LedgerChange {
-    LedgerChange { sink: "cloud".into(), stream: Stream::Readings, event }
+fn change(running: &Running, event: LedgerEvent) -> LedgerChange {
+    let epoch = running.books().epoch;
+    LedgerChange { epoch, sink: "cloud".into(), stream: Stream::Readings, event }
 }
 
 #[tokio::test]
@@ -139,7 +140,11 @@ async fn what_every_sink_has_is_trimmed_and_the_books_stay() {
     running.store.configure_sinks(vec![sink("cloud")]).await.unwrap();
     for n in 0..600 {
         running.store.append(readings(n * 10, 10)).await.unwrap();
-        running.store.advance("cloud", Stream::Readings, Seq(n * 10 + 11)).await.unwrap();
+        running
+            .store
+            .advance("cloud", running.books().epoch, Stream::Readings, Seq(n * 10 + 11))
+            .await
+            .unwrap();
     }
     let books = running.books();
     assert!(books.stream(Stream::Readings).held_chunks < 400, "{books:?}");
@@ -194,9 +199,10 @@ async fn a_full_store_that_blocks_takes_nothing_until_a_sink_takes_some() {
         stored += 100;
     };
     let next = running.books().stream(Stream::Readings).next;
-    running.store.advance("cloud", Stream::Readings, next).await.unwrap();
+    running.store.advance("cloud", running.books().epoch, Stream::Readings, next).await.unwrap();
     held.await.unwrap();
-    assert_eq!(running.store.report().borrow().state, report::State::Ok);
+    let mut report = running.store.report();
+    report.wait_for(|report| report.state == report::State::Ok).await.unwrap();
 }
 
 #[tokio::test]
@@ -205,7 +211,7 @@ async fn a_refused_record_becomes_a_dead_letter_in_one_transaction() {
     let running = Running::open(&dir, |_| {});
     running.store.configure_sinks(vec![sink("cloud")]).await.unwrap();
     running.store.append(readings(0, 2)).await.unwrap();
-    running.store.change(change(LedgerEvent::Split)).await.unwrap();
+    running.store.change(change(&running, LedgerEvent::Split)).await.unwrap();
     let letter = work::Letter {
         time: Timestamp(1),
         origin: DeadLetterOrigin::Sink {
@@ -219,7 +225,7 @@ async fn a_refused_record_becomes_a_dead_letter_in_one_transaction() {
         payload_bytes: 2,
         payload_hash: 0,
     };
-    running.store.change(change(LedgerEvent::DeadLetter(Seq(1), Box::new(letter)))).await.unwrap();
+    running.store.change(change(&running, LedgerEvent::DeadLetter(Seq(1), Box::new(letter)))).await.unwrap();
     running.crash().await;
     let running = Running::open(&dir, |_| {});
     let books = running.books();
@@ -272,4 +278,26 @@ async fn a_store_of_a_newer_format_is_refused() {
     let settings = Settings::in_dir(dir.path().to_owned());
     let opened = Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default());
     assert!(matches!(opened, Err(Error::Newer { found: 7, .. })));
+}
+
+#[tokio::test]
+async fn a_store_on_another_machine_begins_a_new_epoch_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(vec![sink("cloud")]).await.unwrap();
+    running.store.append(readings(0, 10)).await.unwrap();
+    let epoch = running.books().epoch;
+    running.store.advance("cloud", epoch, Stream::Readings, Seq(5)).await.unwrap();
+    running.store.append(readings(10, 1)).await.unwrap();
+    running.crash().await;
+
+    let settings = Settings::in_dir(dir.path().to_owned());
+    let opened =
+        Store::open(settings, "gw", "another", WindowsPresence::None, Clock, Published::default()).unwrap();
+    let books = Arc::clone(&opened.store.books().borrow());
+    assert_ne!(books.epoch, epoch);
+    assert_eq!(books.previous.unwrap(), ledger::Previous { epoch, next: [Seq(12), Seq(1), Seq(1)] });
+    let stream = books.stream(Stream::Readings);
+    assert_eq!((stream.appended(), books.pending("cloud", Stream::Readings)), (7, Some(7)));
+    assert_eq!(numbers(&opened.store).len(), 11, "nothing stored is touched");
 }

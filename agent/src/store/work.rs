@@ -2,12 +2,12 @@
 
 use tokio::time::Instant;
 
-use super::ledger::SourceCounts;
+use super::ledger::{Identity, SourceCounts};
 use super::recent::Change;
 use super::{DeadLetterOrigin, WindowsUpdate};
 use crate::forward::settings::{BatchLimits, Required};
 use crate::reading::{Reading, Timestamp};
-use crate::stream::{Seq, Stream};
+use crate::stream::{Epoch, Seq, Stream};
 
 /// What the ingest room gathered: one group, stored together.
 #[derive(Debug, Default)]
@@ -60,6 +60,8 @@ pub struct LedgerChange {
     pub sink: String,
     /// The stream.
     pub stream: Stream,
+    /// The epoch whose numbers are meant; in another the change is void.
+    pub epoch: Epoch,
     /// What happened.
     pub event: LedgerEvent,
 }
@@ -98,6 +100,8 @@ pub(super) struct Work {
     pub(super) ledger: Vec<LedgerChange>,
     pub(super) remember: Vec<(String, Vec<u8>)>,
     pub(super) sinks: Option<Vec<SinkSpec>>,
+    /// A new epoch, and whose the store is from then on.
+    pub(super) epoch: Option<(Epoch, Identity)>,
 }
 
 impl Work {
@@ -107,5 +111,6 @@ impl Work {
             && self.ledger.is_empty()
             && self.remember.is_empty()
             && self.sinks.is_none()
+            && self.epoch.is_none()
     }
 }

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use super::checkpoint;
 use super::file::{Error, File, STATE};
 use super::ledger::{Books, Identity};
-use super::log::{State, WindowsPresence};
+use super::log::{self, State, WindowsPresence};
 use super::reader::{Piece, Reader};
 use super::recent::Recent;
 use super::report::{self, Recovering, Report};
@@ -42,6 +42,8 @@ const REOPEN: backoff::Settings =
     backoff::Settings { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
 /// The layout of the tables; chunks have a version of their own.
 const FORMAT: u32 = 1;
+/// The row of `state` with it.
+const FORMAT_ROW: &str = "format";
 
 /// The store has ended, or the agent is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,7 @@ enum Request {
     Ledger(LedgerChange, Option<oneshot::Sender<()>>),
     Remember(String, Vec<u8>, oneshot::Sender<()>),
     Sinks(Vec<SinkSpec>, oneshot::Sender<()>),
+    Epoch(Epoch, oneshot::Sender<()>),
 }
 
 /// A handle to the store. Cheap to clone; the writer ends when the last one is gone.
@@ -72,6 +75,7 @@ pub struct Store {
 pub struct Writer {
     requests: mpsc::Receiver<Request>,
     reader: Reader,
+    identity: Arc<Identity>,
     state: Option<Box<State>>,
     clock: Clock,
     books: watch::Sender<Arc<Books>>,
@@ -130,8 +134,17 @@ impl Store {
             report.send_modify(|report| report.recovering = Some(Recovering { done_bytes, total_bytes }));
         };
         let file = Arc::new(File::open(&settings.data_dir, progress)?);
-        let identity = identify(&file, agent, machine)?;
-        let state = State::load(&file, settings, windows)?;
+        let before = identity(&file)?;
+        let identity = Identity { agent: agent.to_owned(), machine: machine.to_owned() };
+        let mut state = State::load(&file, settings, windows)?;
+        if before.as_ref() != Some(&identity) {
+            let epoch = Epoch(uuid::Uuid::new_v4());
+            if let Some(before) = before {
+                warn!(?before, now = ?identity, %epoch, "the store comes from another agent or machine; a new epoch begins");
+            }
+            let work = Work { epoch: Some((epoch, identity.clone())), ..Work::default() };
+            state.commit(&file, &work, clock.monotonic(), clock.wall())?;
+        }
         let recent = state.recent.clone();
 
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
@@ -144,10 +157,11 @@ impl Store {
         let (wants_checkpoint, checkpoint_wanted) = watch::channel(false);
         let (head, head_seen) = watch::channel(state.books.stream(Stream::Readings).next);
         let reader = Reader::new(file);
+        let identity = Arc::new(identity);
         let store = Self {
             requests,
             reader: reader.clone(),
-            identity: Arc::new(identity),
+            identity: Arc::clone(&identity),
             books: books.subscribe(),
             report: report.subscribe(),
             wants_checkpoint: checkpoint_wanted,
@@ -156,6 +170,7 @@ impl Store {
         let writer = Writer {
             requests: waiting,
             reader,
+            identity,
             state: Some(Box::new(state)),
             clock,
             books,
@@ -247,8 +262,8 @@ impl Store {
     ///
     /// # Errors
     /// If the store has closed.
-    pub async fn advance(&self, sink: &str, stream: Stream, next: Seq) -> Result<(), Closed> {
-        let change = LedgerChange { sink: sink.to_owned(), stream, event: LedgerEvent::Advance(next) };
+    pub async fn advance(&self, sink: &str, epoch: Epoch, stream: Stream, next: Seq) -> Result<(), Closed> {
+        let change = LedgerChange { sink: sink.to_owned(), stream, epoch, event: LedgerEvent::Advance(next) };
         self.requests.send(Request::Ledger(change, None)).await.map_err(|_| Closed)
     }
 
@@ -258,6 +273,14 @@ impl Store {
     /// If the store has closed.
     pub async fn configure_sinks(&self, sinks: Vec<SinkSpec>) -> Result<(), Closed> {
         self.ask(|done| Request::Sinks(sinks, done)).await
+    }
+
+    /// Begins a new epoch, unless `current` is not the epoch any more; durable when this returns.
+    ///
+    /// # Errors
+    /// If the store has closed.
+    pub async fn leave_epoch(&self, current: Epoch) -> Result<(), Closed> {
+        self.ask(|done| Request::Epoch(current, done)).await
     }
 
     /// Keeps `value` under `key`; durable when this returns.
@@ -299,34 +322,27 @@ impl Store {
     }
 }
 
-/// Reads the store's identity, or gives it one.
-fn identify(file: &File, agent: &str, machine: &str) -> Result<Identity, Error> {
-    let rows = file.read(|transaction| {
+/// Whose the store was, if it is not new.
+fn identity(file: &File) -> Result<Option<Identity>, Error> {
+    let (format, identity) = file.read(|transaction| {
         let state = transaction.open_table(STATE)?;
         let row = |key: &str| Ok::<_, Error>(state.get(key)?.map(|row| row.value().to_vec()));
-        Ok((row("format")?, row("identity")?))
+        Ok((row(FORMAT_ROW)?, row(log::IDENTITY_ROW)?))
     })?;
-    if let Some(format) = rows.0 {
-        let found = postcard::from_bytes(&format).unwrap_or(u32::MAX);
-        if found > FORMAT {
-            return Err(Error::Newer { found, known: FORMAT });
+    match format {
+        Some(format) => {
+            let found = postcard::from_bytes(&format).unwrap_or(u32::MAX);
+            if found > FORMAT {
+                return Err(Error::Newer { found, known: FORMAT });
+            }
         }
+        None => file.write(|transaction| {
+            let format = postcard::to_stdvec(&FORMAT).expect("a Vec takes any bytes");
+            transaction.open_table(STATE)?.insert(FORMAT_ROW, format.as_slice())?;
+            Ok(())
+        })?,
     }
-    let before: Option<Identity> = rows.1.and_then(|row| postcard::from_bytes(&row).ok());
-    if let Some(identity) = before.filter(|identity| identity.agent == agent && identity.machine == machine) {
-        return Ok(identity);
-    }
-    let identity =
-        Identity { epoch: Epoch(uuid::Uuid::new_v4()), agent: agent.to_owned(), machine: machine.to_owned() };
-    file.write(|transaction| {
-        let mut state = transaction.open_table(STATE)?;
-        let format = postcard::to_stdvec(&FORMAT).expect("a Vec takes any bytes");
-        let row = postcard::to_stdvec(&identity).expect("a Vec takes any bytes");
-        state.insert("format", format.as_slice())?;
-        state.insert("identity", row.as_slice())?;
-        Ok(())
-    })?;
-    Ok(identity)
+    Ok(identity.and_then(|row| postcard::from_bytes(&row).ok()))
 }
 
 impl Writer {
@@ -403,6 +419,13 @@ impl Writer {
             }
             Request::Sinks(sinks, done) => {
                 self.work.sinks = Some(sinks);
+                (now, Some(done))
+            }
+            Request::Epoch(current, done) => {
+                if self.books.borrow().epoch == current {
+                    let epoch = Epoch(uuid::Uuid::new_v4());
+                    self.work.epoch = Some((epoch, Identity::clone(&self.identity)));
+                }
                 (now, Some(done))
             }
         };

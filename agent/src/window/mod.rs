@@ -63,6 +63,11 @@ pub trait Log: Send + Sync {
     /// The number after the last durable reading.
     fn head(&self) -> watch::Receiver<Seq>;
 
+    /// True while the store is full and a checkpoint would let it give something up.
+    fn wants_checkpoint(&self) -> watch::Receiver<bool> {
+        watch::channel(false).1
+    }
+
     /// Makes an update durable, as a whole and after those before it.
     fn update(&self, update: WindowsUpdate) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }

@@ -28,6 +28,8 @@ const CHUNK_READINGS: usize = 4_096;
 const MAX_GATHERED: usize = 8_192;
 /// The state is saved this long after it first differed from what is saved: bounds what a crash makes us read again.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often while the store is full and waits for it.
+const WANTED_INTERVAL: Duration = Duration::from_secs(1);
 /// The state is saved after this many readings, however few seconds they took: about a second of replay on a small board.
 const CHECKPOINT_READINGS: u64 = 200_000;
 /// The state is saved after this many results: a start reads the ones since the last checkpoint into memory.
@@ -58,6 +60,8 @@ pub(crate) struct Room<'a, L: Log> {
     results_since: usize,
     /// Since when the state differs from the last checkpoint.
     unsaved_since: Option<Instant>,
+    /// Whether the store would have room if a checkpoint passed on.
+    is_wanted: watch::Receiver<bool>,
     next_look: Instant,
     report: watch::Sender<Report>,
     /// For each window, how many values it had refused when we looked last, and whether we said so.
@@ -131,6 +135,7 @@ impl<'a, L: Log> Room<'a, L> {
             saved: snapshot.position,
             results_since,
             unsaved_since: (position != snapshot.position).then_some(now),
+            is_wanted: log.wants_checkpoint(),
             next_look: now,
             report,
             refusals: Vec::new(),
@@ -221,7 +226,8 @@ impl<'a, L: Log> Room<'a, L> {
         phase: Phase,
     ) -> Event<L::Error> {
         let has_backlog = self.has_backlog();
-        let checkpoint_at = self.unsaved_since.map_or(self.next_look, |since| since + CHECKPOINT_INTERVAL);
+        let interval = self.checkpoint_interval();
+        let checkpoint_at = self.unsaved_since.map_or(self.next_look, |since| since + interval);
         let may_save = self.unsaved_since.is_some() && self.writing.is_none();
         tokio::select! {
             biased;
@@ -233,6 +239,7 @@ impl<'a, L: Log> Room<'a, L> {
                 Ok(()) => Event::Grown,
                 Err(_) => Event::Stop,
             },
+            Ok(()) = self.is_wanted.changed() => Event::CheckpointDue,
             () = sleep_until(checkpoint_at), if may_save => Event::CheckpointDue,
             () = sleep_until(self.next_look), if !has_backlog && self.windows.is_listening() => Event::Look,
         }
@@ -244,11 +251,16 @@ impl<'a, L: Log> Room<'a, L> {
 
     fn is_checkpoint_due(&self) -> bool {
         let readings = self.position.0.saturating_sub(self.saved.0);
-        let is_old = |since| self.clock.monotonic().duration_since(since) >= CHECKPOINT_INTERVAL;
+        let interval = self.checkpoint_interval();
+        let is_old = |since| self.clock.monotonic().duration_since(since) >= interval;
         let results = self.results_since + self.records.len();
         readings >= CHECKPOINT_READINGS
             || results >= CHECKPOINT_RESULTS
             || self.unsaved_since.is_some_and(is_old)
+    }
+
+    fn checkpoint_interval(&self) -> Duration {
+        if *self.is_wanted.borrow() { WANTED_INTERVAL } else { CHECKPOINT_INTERVAL }
     }
 
     fn start_reading(&mut self) {
