@@ -29,16 +29,26 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let Some(mut config) = load(path) else { return Ok(ExitCode::from(2)) };
     logging::start(&config.log)?;
     let mut signals = Signals::new()?;
+    let mut before_reload = None;
     loop {
-        let running = tokio::select! {
-            running = start(config.clone()) => running?,
+        let started = tokio::select! {
+            started = start(config.clone()) => started,
             // What was opened is closed as it would be after a crash, which loses nothing.
             () = signals.stop() => return Ok(ExitCode::SUCCESS),
+        };
+        let running = match (started, before_reload.take()) {
+            (Ok(running), _) => running,
+            (Err(error), Some(before)) => {
+                error!(error = %pipeline::chain(error.as_ref()), "the new configuration cannot take force; going on with the one before");
+                config = before;
+                continue;
+            }
+            (Err(error), None) => return Err(error),
         };
         tell(&[NotifyState::Ready]);
         match watch(running, &mut signals, path, &config).await? {
             Ended::Stopped => return Ok(ExitCode::SUCCESS),
-            Ended::Reloaded(new) => config = *new,
+            Ended::Reloaded(new) => before_reload = Some(std::mem::replace(&mut config, *new)),
         }
     }
 }

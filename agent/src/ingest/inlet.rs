@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::decode::{Decoded, Decoder, Rejection};
 use super::settings::{Retained, Subscription};
 use crate::clock::Clock;
-use crate::reading::Reading;
+use crate::reading::{ClockState, Reading, Timestamp};
 
 /// Batches that may wait between the inlets and the room. Bytes are bounded by the budget; this bounds the rest.
 const BATCHES_WAITING: usize = 1_024;
@@ -190,6 +190,7 @@ impl Intake {
             peer,
             durable: watch::Sender::new(0),
             pushed: 0,
+            received: None,
             gathered: Vec::new(),
             gathered_bytes: 0,
         }
@@ -205,6 +206,9 @@ pub struct Inlet {
     decoder: Decoder,
     durable: watch::Sender<u64>,
     pushed: u64,
+    /// When the messages gathered now were received. One stamp for all that came in one read: that is the truth, and it
+    /// costs fewer bytes on disk and on the wire than a clock that moves between them.
+    received: Option<(Timestamp, ClockState)>,
     gathered: Vec<Item>,
     gathered_bytes: usize,
 }
@@ -249,6 +253,7 @@ impl Inlet {
     /// # Errors
     /// If the room has ended.
     pub fn flush(&mut self) -> Result<Flushed, Closed> {
+        self.received = None;
         if self.gathered.is_empty() {
             return Ok(Flushed::All);
         }
@@ -273,6 +278,7 @@ impl Inlet {
     /// # Errors
     /// If the room has ended.
     pub async fn flushed(&mut self) -> Result<(), Closed> {
+        self.received = None;
         if self.gathered.is_empty() {
             return Ok(());
         }
@@ -284,7 +290,7 @@ impl Inlet {
         Ok(())
     }
 
-    /// Shows how many of the messages pushed into this inlet are durable, in order. Closed when the room has ended.
+    /// Shows how many of the messages pushed into this inlet are durable, in order.
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.durable.subscribe()

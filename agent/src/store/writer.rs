@@ -522,7 +522,8 @@ impl Writer {
             return;
         }
         match now {
-            report::State::Ok => info!("store has room and takes what comes"),
+            report::State::Ok if before == report::State::Failing => info!("store writes again"),
+            report::State::Ok => info!("store has room again and takes what comes"),
             report::State::Shedding => {
                 error!(
                     shed = pressure.shed,
