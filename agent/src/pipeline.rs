@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::adapters::{FilterMemory, KnownPeers, StoreLog, StoredLetters};
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::forward::{self, Forward};
@@ -437,17 +438,4 @@ async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: Cancellatio
             _ = ticks.tick() => heartbeat.send_replace(clock.monotonic()),
         };
     }
-}
-
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use crate::causes::chain;
 use crate::config::{LogFormat, LogSettings};
-use crate::pipeline;
 
 /// Threads that run tasks. The work is small; on a gateway with four cores two are left to others.
 const WORKERS: usize = 2;
@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     match answer(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            let text = pipeline::chain(error.as_ref());
+            let text = chain(error.as_ref());
             // Nobody to tell if stderr is closed.
             drop(writeln!(std::io::stderr(), "holdfast: {text}"));
             ExitCode::from(1)

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::logging;
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::pipeline::{self, Running};
@@ -39,7 +40,7 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         let running = match (started, before_reload.take()) {
             (Ok(running), _) => running,
             (Err(error), Some(before)) => {
-                error!(error = %pipeline::chain(error.as_ref()), "the new configuration cannot take force; going on with the one before");
+                error!(error = %chain(error.as_ref()), "the new configuration cannot take force; going on with the one before");
                 config = before;
                 continue;
             }

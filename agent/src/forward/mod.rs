@@ -17,17 +17,18 @@
 mod answer;
 mod batch;
 mod http;
+pub mod report;
 pub mod settings;
 
 pub use batch::Error as BatchError;
 pub use http::SetupError;
+pub use report::{Report, State};
 pub use settings::Settings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use self::answer::{Answer, Verdict};
 use self::batch::{Batch, Builder, Rest, View};
 use self::http::Endpoint;
 use crate::backoff::Backoff;
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::store::ledger::{Books, Ledger};
 use crate::store::work::{LedgerChange, LedgerEvent, Letter};
@@ -49,56 +51,6 @@ const PINNED_AHEAD: usize = 8;
 const REFUSED_IN_A_ROW: u32 = 10;
 /// A commit that comes a little late may still pin a batch, which saves one of its own.
 const PIN_GRACE: Duration = Duration::from_millis(250);
-
-/// The state of a sink, as the status names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Batches are taken, or there was nothing to send yet.
-    #[default]
-    Up,
-    /// Not reachable, or not able to take batches now; retrying with backoff.
-    Retrying,
-    /// It refuses our credentials: 401, 403, 407.
-    Unauthorized,
-    /// It answers what no retry will mend: a redirect, 404, ...
-    Misconfigured,
-    /// It refuses record after record: nothing more is dead-lettered.
-    Refusing,
-}
-
-impl State {
-    /// All states.
-    pub const ALL: [Self; 5] =
-        [Self::Up, Self::Retrying, Self::Unauthorized, Self::Misconfigured, Self::Refusing];
-
-    /// Its name in the status and in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Retrying => "retrying",
-            Self::Unauthorized => "unauthorized",
-            Self::Misconfigured => "misconfigured",
-            Self::Refusing => "refusing",
-        }
-    }
-}
-
-/// What a sink says of itself. Counts of records are durable and live in the store's books.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Its state.
-    pub state: State,
-    /// What went wrong last, for people; `None` when all is well.
-    pub last_error: Option<String>,
-    /// When the next attempt is due, if one is waiting.
-    pub next_attempt: Option<Instant>,
-    /// Bytes of request bodies sent (compressed), since start.
-    pub sent_bytes: u64,
-    /// Requests sent, since start.
-    pub requests: u64,
-}
 
 /// One sink's task.
 pub struct Forward {
@@ -557,16 +509,4 @@ impl Batch {
         }
         self.range.contains(seq).then_some(seq)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::causes::chain;
 use crate::ingest::Peer;
 use crate::source::listen::SessionMemory;
 use crate::source::mqtt::SubscriptionMemory;
@@ -135,7 +136,7 @@ impl DeadLetters for StoredLetters {
         let Some(reader) = self.0.borrow().clone() else {
             return Err("the store is still being opened".to_owned());
         };
-        blocking(move || reader.dead_letters(after, limit)).await.map_err(|error| super::chain(&error))
+        blocking(move || reader.dead_letters(after, limit)).await.map_err(|error| chain(&error))
     }
 }
 
