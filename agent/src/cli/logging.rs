@@ -3,10 +3,12 @@
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, LogSettings};
@@ -16,18 +18,19 @@ use crate::config::{LogFormat, LogSettings};
 /// # Errors
 /// If the filter cannot be read.
 pub(super) fn start(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter: Targets = settings.filter.parse()?;
     // journald tells a service where its stderr goes.
     let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let started = match (settings.format, is_journal) {
-        (LogFormat::Json, _) => builder.json().finish().try_init(),
-        (LogFormat::Text, true) => builder.event_format(Journal).finish().try_init(),
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match (settings.format, is_journal) {
+        (LogFormat::Json, _) => layer.json().boxed(),
+        (LogFormat::Text, true) => layer.event_format(Journal).boxed(),
         (LogFormat::Text, false) => {
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(ansi).with_target(false).finish().try_init()
+            layer.with_ansi(ansi).with_target(false).boxed()
         }
     };
+    let started = Registry::default().with(layer.with_filter(filter)).try_init();
     // Somebody logs already: a test, or the demo.
     drop(started);
     Ok(())

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::fault::{Place, Problem};
 use super::nearest::nearest;
@@ -195,7 +195,7 @@ pub(super) fn log(root: &Section<'_, '_>) -> LogSettings {
         // A lone word that is no level would be taken for the name of a module, of which nothing else is then logged.
         let near = nearest(given.value, LEVELS).filter(|_| !LEVELS.contains(&lower.as_str()));
         let is_empty = given.value.trim().is_empty();
-        if near.is_some() || is_empty || EnvFilter::builder().parse(given.value).is_err() {
+        if near.is_some() || is_empty || given.value.parse::<Targets>().is_err() {
             invalid(section.report, &given.place, near, FILTER);
         }
     }
