@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod broker;
 mod delivery;
 mod outage;
+mod refusal;
 mod restart;
+mod windows;
 
 use harness::{Agent, Cloud};
 

@@ -140,6 +140,22 @@ impl Agent {
         self.process.as_ref().expect("the agent runs").signal(signal);
     }
 
+    /// Makes it stand still.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks it over its socket.
     ///
     /// # Panics

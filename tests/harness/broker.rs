@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -59,6 +60,20 @@ impl Broker {
         if let Some(mut process) = self.process.take() {
             process.terminate(DEADLINE).await;
         }
+    }
+
+    /// Makes it stand still; what is sent to it waits. [`stop`](Self::stop) ends it without its having read that.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the broker runs").signal(Signal::STOP);
+    }
+
+    /// Forgets all sessions and messages; it must not run.
+    pub fn forget(&self) {
+        // A broker that had nothing to keep leaves no file.
+        drop(std::fs::remove_file(self.dir.path().join("mosquitto.db")));
     }
 
     /// What it logged: who connected, subscribed, was refused.

@@ -356,7 +356,7 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) -> io::Result<()> {
                 return stream.flush().await;
             }
         };
-        state.lock().unwrap().requests[place].status = Some(status);
+        state.lock().unwrap().answered(place, status);
         let head = format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(body.as_bytes()).await?;
@@ -420,6 +420,15 @@ impl State {
             faults.push(format!("{key} does not account for every number"));
         }
         self.faults.extend(faults);
+    }
+
+    /// Notes the answer. What was refused for good need not come again as it was: a record of it may be a gap by then.
+    fn answered(&mut self, place: usize, status: u16) {
+        let request = &mut self.requests[place];
+        request.status = Some(status);
+        if matches!(status, 400 | 413 | 422) {
+            self.bodies.remove(&request.key);
+        }
     }
 
     /// Takes what is new, and says what is wanted next.

@@ -70,6 +70,8 @@ impl Process {
     pub async fn terminate(&mut self, within: Duration) -> ExitStatus {
         if self.ended().is_none() {
             self.signal(Signal::TERM);
+            // A process that stands still would never see it.
+            self.signal(Signal::CONT);
         }
         self.end(within).await
     }
