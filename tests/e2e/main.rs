@@ -2,9 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod bad_input;
 mod broker;
+mod config;
 mod delivery;
+mod epochs;
+mod full;
+mod listener;
+mod looking;
 mod outage;
+mod receiver;
 mod refusal;
 mod restart;
 mod windows;

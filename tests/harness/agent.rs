@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::books::Status;
 use crate::http::{self, Message};
 use crate::process::{self, Process};
-use crate::{DEADLINE, wait_for};
+use crate::{DEADLINE, free_port, wait_for};
 
 /// How many of the last lines of the log are shown with a failure.
 const SHOWN_LOG_LINES: usize = 40;
@@ -21,6 +21,7 @@ pub struct Agent {
     program: PathBuf,
     dir: TempDir,
     process: Option<Process>,
+    admin_port: u16,
     /// Shown with a failure.
     last_status: Mutex<Option<Status>>,
 }
@@ -33,7 +34,13 @@ impl Agent {
     #[must_use]
     pub fn new(program: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let agent = Self { program: program.into(), dir, process: None, last_status: Mutex::default() };
+        let agent = Self {
+            program: program.into(),
+            dir,
+            process: None,
+            admin_port: free_port(),
+            last_status: Mutex::default(),
+        };
         agent.configure(config);
         agent
     }
@@ -53,10 +60,18 @@ impl Agent {
     /// # Panics
     /// If the disk does not let us.
     pub fn configure(&self, config: &str) {
-        let dir = self.dir.path().display();
+        self.configure_as("gw-e2e", config);
+    }
+
+    /// The same under another name.
+    ///
+    /// # Panics
+    /// If the disk does not let us.
+    pub fn configure_as(&self, id: &str, config: &str) {
+        let (dir, port) = (self.dir.path().display(), self.admin_port);
         let text = format!(
-            "[agent]\nid = \"gw-e2e\"\ndata_dir = \"{dir}/data\"\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\nsocket = \"{dir}/admin.sock\"\n{config}"
+            "[agent]\nid = \"{id}\"\ndata_dir = \"{dir}/data\"\n\
+             [admin]\nlisten = \"127.0.0.1:{port}\"\nsocket = \"{dir}/admin.sock\"\n{config}"
         );
         std::fs::write(self.config(), text).unwrap();
     }
@@ -65,6 +80,24 @@ impl Agent {
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.file("holdfast.toml")
+    }
+
+    /// Where its page is.
+    #[must_use]
+    pub fn admin(&self) -> String {
+        format!("127.0.0.1:{}", self.admin_port)
+    }
+
+    /// The most memory it ever had, in KiB.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn peak_kib(&self) -> u64 {
+        let id = self.process.as_ref().expect("the agent runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// A file in the agent's folder.

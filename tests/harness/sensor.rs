@@ -23,6 +23,7 @@ const PACKET_IDS: u16 = 50;
 #[derive(Debug)]
 pub struct Sensor {
     device: String,
+    client_id: String,
     port: u16,
     journal: Journal,
     line: Option<BufStream<TcpStream>>,
@@ -50,12 +51,20 @@ impl Sensor {
     pub fn new(device: &str, port: u16, journal: &Journal) -> Self {
         Self {
             device: device.to_owned(),
+            client_id: device.to_owned(),
             port,
             journal: journal.clone(),
             line: None,
             last_id: 0,
             in_flight: VecDeque::new(),
         }
+    }
+
+    /// The same, but connecting as this client; by default it is called as the device is.
+    #[must_use]
+    pub fn with_client_id(mut self, client_id: &str) -> Self {
+        client_id.clone_into(&mut self.client_id);
+        self
     }
 
     /// The payload of the reading `n`.
@@ -173,7 +182,7 @@ impl Sensor {
         // Protocol 4, persistent session, keep-alive off.
         let mut body = text("MQTT");
         body.extend_from_slice(&[4, 0, 0, 0]);
-        body.extend(text(&self.device));
+        body.extend(text(&self.client_id));
         self.line().write_all(&packet(0x10, &body)).await?;
         self.line().flush().await?;
         let mut answer = [0; 4];
