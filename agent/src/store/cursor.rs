@@ -53,13 +53,15 @@ impl Ledger {
         self.cursor = next;
     }
 
-    /// The first pinned batch was refused as a whole: it becomes two halves. Nothing happens if it is a single number.
+    /// The first pinned batch was refused as a whole: it becomes two halves. Nothing happens if it has a single record.
+    ///
+    /// It is halved by records, not by numbers: half a batch of gaps alone would hold nothing that could be refused, and
+    /// a receiver that refuses everything would never come to the records behind it.
     pub fn split_first_pin(&mut self) {
-        let Some((range, _)) = self.first_pin() else { return };
-        if range.count() < 2 {
-            return;
-        }
-        let middle = Seq(range.first.0 + range.count() / 2 - 1);
+        let Some((range, pin)) = self.first_pin() else { return };
+        let runs = uncovered(range, &pin.gaps);
+        let records: u64 = runs.iter().map(|run| run.count()).sum();
+        let Some(middle) = nth_number(&runs, records / 2) else { return };
         let pin = self.pins.front_mut().expect("there is a first pin");
         let (first, second) = split_gaps(std::mem::take(&mut pin.gaps), middle);
         pin.gaps = second;
@@ -172,6 +174,18 @@ fn uncovered(range: SeqRange, gaps: &[Gap]) -> Vec<SeqRange> {
     holes
 }
 
+/// The `nth` number of `runs`, counted from 1.
+fn nth_number(runs: &[SeqRange], nth: u64) -> Option<Seq> {
+    let mut left = nth.checked_sub(1)?;
+    for run in runs {
+        if left < run.count() {
+            return Some(run.first.plus(left));
+        }
+        left -= run.count();
+    }
+    None
+}
+
 /// Joins neighbours of the same reason, so that a long outage does not make a long list.
 fn merge(gaps: &mut Vec<Gap>) {
     gaps.dedup_by(|later, earlier| {
@@ -222,6 +236,20 @@ mod tests {
         ledger.advance(Seq(5), Seq(5));
         assert_eq!((ledger.delivered, ledger.dead_lettered), (3, 1));
         balance(&ledger, Seq(5));
+    }
+
+    #[test]
+    fn each_half_of_a_batch_has_a_record_whatever_its_gaps() {
+        let gap = |first, last| Gap { range: range(first, last), reason: GapReason::DeadLetter };
+        let mut ledger = Ledger::new();
+        ledger.pins.push_back(Pin { last: Seq(9), gaps: vec![gap(1, 6), gap(8, 8)] });
+        ledger.split_first_pin();
+        assert_eq!(ledger.first_pin().unwrap().0, range(1, 7));
+        assert_eq!(ledger.pins[0].gaps, [gap(1, 6)]);
+        assert_eq!(ledger.pins[1], Pin { last: Seq(9), gaps: vec![gap(8, 8)] });
+        // One record alone is not halved any more.
+        ledger.split_first_pin();
+        assert_eq!((ledger.pins.len(), ledger.first_pin().unwrap().0), (2, range(1, 7)));
     }
 
     #[test]
