@@ -263,3 +263,142 @@ fn up_to(first: Seq, end: Seq) -> SeqRange {
 fn place(first: Seq, seq: Seq) -> usize {
     usize::try_from(seq.0 - first.0).expect("a piece is in memory")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::reading::{Origin, Reading, Shape, Timestamp, Value};
+    use crate::store::work::Group;
+    use crate::store::{Opened, Published, Settings, Store, WindowsPresence};
+    use crate::stream::GapReason;
+
+    /// A store with `count` readings, in commits of 70.
+    async fn store(dir: &TempDir, count: u64) -> Store {
+        let settings = Settings::in_dir(dir.path().to_owned());
+        let opened = Store::open(settings, "gw", "m", WindowsPresence::None, Clock, Published::default());
+        let Opened { store, writer, .. } = opened.unwrap();
+        tokio::spawn(writer.run());
+        let origin = Arc::new(Origin { source: "plant".into(), device: "d1".into(), tags: Vec::new() });
+        let shape = Arc::new(Shape { names: vec!["n".into()] });
+        let reading = |n: u64| Reading {
+            time: Timestamp(1_000),
+            received: Clock.wall(),
+            origin: Arc::clone(&origin),
+            shape: Arc::clone(&shape),
+            values: vec![Value::Uint(n)],
+            remarks: None,
+        };
+        let numbers: Vec<u64> = (1..=count).collect();
+        for part in numbers.chunks(70) {
+            let readings = part.iter().copied().map(reading).collect();
+            store.append(Group { readings, ..Group::default() }).await.unwrap();
+        }
+        store
+    }
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange { first: Seq(first), last: Seq(last) }
+    }
+
+    fn shed(first: u64, last: u64) -> Gap {
+        Gap { range: range(first, last), reason: GapReason::ShedSize }
+    }
+
+    struct Case {
+        _dir: TempDir,
+        builder: Builder,
+        view: View,
+    }
+
+    async fn case(limits: BatchLimits) -> Case {
+        let dir = TempDir::new().unwrap();
+        let store = store(&dir, 500).await;
+        let view = View::of(&store.books().borrow(), Stream::Readings);
+        Case { _dir: dir, builder: Builder::new(store.reader(), "gw", limits, Compression::None), view }
+    }
+
+    fn limits(records: u64, bytes: usize) -> BatchLimits {
+        BatchLimits { records, bytes, wait: Duration::ZERO }
+    }
+
+    fn decode(batch: &Batch) -> wire::Batch<'_> {
+        serde_json::from_slice(&batch.body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_backlog_is_cut_by_records_and_the_rest_waits() {
+        let mut case = case(limits(120, 1 << 20)).await;
+        let gaps = [shed(100, 149)];
+        let batches = case.builder.plan(case.view, range(1, 500), &gaps, 10, Rest::Waits).unwrap();
+        let ranges: Vec<_> = batches.iter().map(|batch| (batch.range, batch.records)).collect();
+        assert_eq!(ranges, [(range(1, 170), 120), (range(171, 290), 120), (range(291, 410), 120)]);
+        let all = case.builder.plan(case.view, range(1, 500), &gaps, 10, Rest::Too).unwrap();
+        assert_eq!((all[3].range, all[3].records), (range(411, 500), 90));
+        assert_eq!(case.builder.plan(case.view, range(1, 500), &gaps, 2, Rest::Too).unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn no_body_is_longer_than_configured() {
+        let mut case = case(limits(1_000, 4_000)).await;
+        let batches = case.builder.plan(case.view, range(1, 500), &[], 100, Rest::Too).unwrap();
+        assert!(batches.iter().all(|batch| batch.body.len() <= 4_000));
+        let records: u64 = batches.iter().map(|batch| batch.records).sum();
+        assert_eq!((records, batches.last().unwrap().range.last), (500, Seq(500)));
+    }
+
+    #[tokio::test]
+    async fn a_record_larger_than_the_limit_goes_alone() {
+        let mut case = case(limits(1_000, 10)).await;
+        let batches = case.builder.plan(case.view, range(1, 3), &[], 100, Rest::Too).unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.records).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_is_planned_and_what_is_built_again_are_the_same_bytes() {
+        let mut case = case(limits(120, 1 << 20)).await;
+        let gaps = [shed(100, 149)];
+        for planned in case.builder.plan(case.view, range(1, 500), &gaps, 10, Rest::Too).unwrap() {
+            let again = case.builder.build(case.view, planned.range, planned.gaps.clone()).unwrap();
+            assert_eq!((&again.body, &again.key), (&planned.body, &planned.key));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_may_hold_gaps_only() {
+        let mut case = case(limits(120, 1 << 20)).await;
+        let batch = case.builder.build(case.view, range(10, 20), vec![shed(10, 20)]).unwrap();
+        let decoded = decode(&batch);
+        assert_eq!((decoded.first, decoded.last, decoded.records.len(), decoded.gaps.len()), (10, 20, 0, 1));
+        assert_eq!(decoded.gaps[0].reason, "shed:size");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_gone_without_a_word_is_a_fault() {
+        let mut case = case(limits(120, 1 << 20)).await;
+        let built = case.builder.build(case.view, range(499, 501), Vec::new());
+        assert!(matches!(built, Err(Error::Missing { seq: Seq(501), .. })));
+    }
+
+    #[tokio::test]
+    async fn every_compression_reads_back() {
+        let dir = TempDir::new().unwrap();
+        let store = store(&dir, 200).await;
+        let view = View::of(&store.books().borrow(), Stream::Readings);
+        let build = |compression| {
+            let mut builder = Builder::new(store.reader(), "gw", limits(1_000, 1 << 20), compression);
+            builder.build(view, range(1, 200), Vec::new()).unwrap().body
+        };
+        let plain = build(Compression::None);
+        assert_eq!(zstd::stream::decode_all(&build(Compression::Zstd)[..]).unwrap(), plain);
+        let mut text = Vec::new();
+        let body = build(Compression::Gzip);
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut text).unwrap();
+        assert_eq!(text, plain);
+    }
+}
