@@ -45,6 +45,12 @@ impl Clock {
     /// its day in 1970. Whether a plausible clock is synchronised the kernel would know (adjtimex); it is not asked yet.
     #[must_use]
     pub fn state(&self) -> ClockState {
-        if self.wall() < WRITTEN { ClockState::Unsynced } else { ClockState::Synced }
+        if Self::is_plausible(self.wall()) { ClockState::Synced } else { ClockState::Unsynced }
+    }
+
+    /// False for a time of receipt that only a clock that was not set yet can have shown.
+    #[must_use]
+    pub fn is_plausible(received: Timestamp) -> bool {
+        received >= WRITTEN
     }
 }

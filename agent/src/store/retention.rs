@@ -12,6 +12,7 @@ use super::file::{self, Error};
 use super::ledger::Books;
 use super::settings::{Settings, WhenFull};
 use super::work::SinkSpec;
+use crate::clock::Clock;
 use crate::forward::settings::Required;
 use crate::reading::Timestamp;
 use crate::stream::{GapReason, Seq, SeqRange, Stream};
@@ -117,7 +118,8 @@ impl Sweep<'_> {
 
     fn is_too_old(&self, newest: Timestamp) -> bool {
         let max_age = i64::try_from(self.limits.settings.max_age.as_micros()).unwrap_or(i64::MAX);
-        newest != Timestamp(0) && self.limits.wall.micros_since(newest) > max_age
+        // What was received before the clock was set is of unknown age; a step from 1970 to today must shed nothing.
+        Clock::is_plausible(newest) && self.limits.wall.micros_since(newest) > max_age
     }
 
     /// Removes rows that every sink has.

@@ -301,3 +301,27 @@ async fn a_store_on_another_machine_begins_a_new_epoch_and_loses_nothing() {
     assert_eq!((stream.appended(), books.pending("cloud", Stream::Readings)), (7, Some(7)));
     assert_eq!(numbers(&opened.store).len(), 11, "nothing stored is touched");
 }
+
+#[tokio::test]
+async fn records_too_old_are_given_up_but_not_those_of_a_clock_that_was_not_set() {
+    for (received, shed) in [(Timestamp(1_793_500_000_000_000), 4_900), (Timestamp(1_000_000), 0)] {
+        let dir = TempDir::new().unwrap();
+        let running = Running::open(&dir, |settings| settings.max_age = Duration::from_secs(60));
+        let later = SinkSpec {
+            batch: BatchLimits { wait: Duration::from_secs(3_600), ..BatchLimits::default() },
+            ..sink("cloud")
+        };
+        running.store.configure_sinks(vec![later]).await.unwrap();
+        // Enough commits for what peers sent to be copied, so that chunks may go, and for a sweep after that.
+        for n in 0..400 {
+            let mut group = readings(n * 100, 100);
+            group.readings.iter_mut().for_each(|reading| reading.received = received);
+            running.store.append(group).await.unwrap();
+        }
+        let books = running.books();
+        let ledger = &books.sinks["cloud"].streams[&Stream::Readings];
+        assert!(if shed == 0 { ledger.shed == 0 } else { ledger.shed >= shed }, "{received}: {}", ledger.shed);
+        let next = books.stream(Stream::Readings).next;
+        assert_eq!(books.stream(Stream::Readings).appended(), ledger.shed + ledger.pending(next));
+    }
+}
