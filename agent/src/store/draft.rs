@@ -26,6 +26,8 @@ pub(super) struct Row {
 /// What one commit is about to make true.
 pub(super) struct Draft {
     pub(super) books: Books,
+    /// The time of the commit: results count as received then.
+    wall: Timestamp,
     pub(super) rows: Vec<Row>,
     pub(super) recent: Vec<Change>,
     pub(super) letters: Vec<DeadLetter>,
@@ -35,10 +37,10 @@ pub(super) struct Draft {
 
 impl Draft {
     /// The commit after the one that left `books`.
-    pub(super) fn after(books: &Books) -> Self {
+    pub(super) fn after(books: &Books, wall: Timestamp) -> Self {
         let mut books = books.clone();
         books.commit += 1;
-        Self { books, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), readings_bytes: 0 }
+        Self { books, wall, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), readings_bytes: 0 }
     }
 
     pub(super) fn add_group(&mut self, group: &Group, bytes_per_reading: &mut f64) {
@@ -93,7 +95,7 @@ impl Draft {
             let (records, later) = rest.split_at(rest.len().min(CHUNK_WINDOWS));
             let mut body = Vec::new();
             codec::encode_windows(update.position.0, note, records, &mut body);
-            let row = self.row(Stream::Windows, records.len(), Timestamp(0), Packed::new(body));
+            let row = self.row(Stream::Windows, records.len(), self.wall, Packed::new(body));
             self.rows.push(row);
             note = &[];
             rest = later;

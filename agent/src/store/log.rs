@@ -145,7 +145,7 @@ impl State {
         now: Instant,
         wall: Timestamp,
     ) -> Result<retention::Pressure, Error> {
-        let mut draft = Draft::after(&self.books);
+        let mut draft = Draft::after(&self.books, wall);
         if let Some((epoch, _)) = &work.epoch {
             draft.books.begin_epoch(*epoch);
         }
