@@ -29,7 +29,8 @@ use crate::stream::{Seq, Stream};
 pub(super) const IDENTITY_ROW: &str = "identity";
 /// The row of `state` with what the peers sent.
 const RECENT_ROW: &str = "recent";
-/// A whole copy of what the peers sent is written after this many commits...
+/// A whole copy of what the peers sent is written after this many commits, if they brought as many messages as it holds: then
+/// each message is written twice, whatever the number of peers...
 const RECENT_EVERY_COMMITS: u64 = 256;
 /// ...or this many bytes of readings, so that opening the store reads few chunks and old ones may go...
 const RECENT_EVERY_BYTES: u64 = 16 << 20;
@@ -76,6 +77,7 @@ struct RecentSaved {
     /// Readings before this need not be kept for it.
     position: Seq,
     bytes_since: u64,
+    messages_since: usize,
 }
 
 impl State {
@@ -116,7 +118,8 @@ impl State {
             for change in snapshot.iter().chain(later.flat_map(|note| &note.recent)) {
                 recent.apply(change);
             }
-            let saved = RecentSaved { commit: saved_commit, position, bytes_since: 0 };
+            let messages_since = notes.iter().map(|note| messages(&note.recent)).sum();
+            let saved = RecentSaved { commit: saved_commit, position, bytes_since: 0, messages_since };
             Ok((notes.into_iter().next(), carried.unwrap_or_default(), recent, saved))
         })?;
         let books = note.map(|note| note.books).unwrap_or_default();
@@ -169,17 +172,19 @@ impl State {
         }
         let next_batches = self.next_batches.pin(&self.books, &mut draft.books, sinks, work, now);
 
-        let position = draft.books.stream(Stream::Readings).next;
-        let recent_after = self.is_recent_due(work, draft.readings_bytes).then(|| {
-            let mut recent = self.recent.clone();
-            draft.recent.iter().for_each(|change| recent.apply(change));
-            recent
-        });
+        // The copy tells how things stood before this commit: it needs no copy in memory, which is large with many peers.
+        let (recent_commit, recent_position) = (self.books.commit, self.books.stream(Stream::Readings).next);
+        let copy = if self.is_recent_due(work, draft.readings_bytes) {
+            RecentCopy::Saved
+        } else {
+            RecentCopy::AsBefore
+        };
 
         let pressure = file.write(|transaction| {
-            if let Some(recent) = &recent_after {
-                let row = (draft.books.commit, position, recent.snapshot());
-                let row = postcard::to_stdvec(&row).expect("a Vec takes any bytes");
+            if copy == RecentCopy::Saved {
+                let row = (recent_commit, recent_position, self.recent.snapshot());
+                let row = postcard::to_extend(&row, Vec::with_capacity(self.recent.snapshot_bytes()))
+                    .expect("a Vec takes any bytes");
                 transaction.open_table(STATE)?.insert(RECENT_ROW, row.as_slice())?;
             }
             if let Some((_, identity)) = &work.epoch {
@@ -198,48 +203,43 @@ impl State {
             let limits = retention::Limits {
                 settings: &self.settings,
                 sinks,
-                recent_position: if recent_after.is_some() { position } else { self.recent_saved.position },
+                recent_position: match copy {
+                    RecentCopy::Saved => recent_position,
+                    RecentCopy::AsBefore => self.recent_saved.position,
+                },
                 wall,
                 trim_now: draft.books.commit >= self.trimmed_at_commit + retention::TRIM_EVERY_COMMITS,
             };
             let pressure = retention::enforce(transaction, &mut draft.books, &limits)?;
-            let saved = if recent_after.is_some() { RecentCopy::Saved } else { RecentCopy::AsBefore };
-            self.write_rows(transaction, &mut draft, saved)?;
+            self.write_rows(transaction, &mut draft, copy)?;
             Ok(pressure)
         })?;
 
-        self.settle(draft, work, recent_after, pressure);
+        self.settle(draft, work, copy, pressure);
         self.next_batches = next_batches;
         self.bytes_per_reading = bytes_per_reading;
         Ok(pressure)
     }
 
     /// The commit is durable: it is the state now.
-    fn settle(
-        &mut self,
-        draft: Draft,
-        work: &Work,
-        recent_after: Option<Recent>,
-        pressure: retention::Pressure,
-    ) {
+    fn settle(&mut self, draft: Draft, work: &Work, copy: RecentCopy, pressure: retention::Pressure) {
         let before = std::mem::replace(&mut self.books, draft.books);
         let wrote_records = self.books.stream(Stream::Readings).next > before.stream(Stream::Readings).next;
-        if let Some(recent) = recent_after {
-            self.recent = recent;
+        if copy == RecentCopy::Saved {
             self.carried = Vec::new();
             self.recent_saved = RecentSaved {
-                commit: self.books.commit,
-                position: self.books.stream(Stream::Readings).next,
-                bytes_since: 0,
+                commit: before.commit,
+                position: before.stream(Stream::Readings).next,
+                ..RecentSaved::default()
             };
+        }
+        draft.recent.iter().for_each(|change| self.recent.apply(change));
+        self.recent_saved.bytes_since += draft.readings_bytes;
+        self.recent_saved.messages_since += messages(&draft.recent);
+        if wrote_records {
+            self.carried = Vec::new();
         } else {
-            draft.recent.iter().for_each(|change| self.recent.apply(change));
-            self.recent_saved.bytes_since += draft.readings_bytes;
-            if wrote_records {
-                self.carried = Vec::new();
-            } else {
-                self.carried.extend(draft.recent);
-            }
+            self.carried.extend(draft.recent);
         }
         if let Some(sinks) = &work.sinks {
             self.sinks.clone_from(sinks);
@@ -252,11 +252,12 @@ impl State {
     fn is_recent_due(&self, work: &Work, readings_bytes: u64) -> bool {
         // Never so seldom that a full store holds much that may not go.
         let max_bytes = RECENT_EVERY_BYTES.min(self.settings.max_size_bytes / 8);
-        let entries =
-            |changes: &[Change]| changes.iter().map(|change| change.messages.len() + 1).sum::<usize>();
-        let carried = entries(&self.carried) + work.group.as_ref().map_or(0, |group| entries(&group.recent));
-        self.books.commit >= self.recent_saved.commit + RECENT_EVERY_COMMITS
-            || self.recent_saved.bytes_since + readings_bytes > max_bytes
+        let saved = &self.recent_saved;
+        let carried =
+            messages(&self.carried) + work.group.as_ref().map_or(0, |group| messages(&group.recent));
+        let is_old = self.books.commit >= saved.commit + RECENT_EVERY_COMMITS;
+        (is_old && saved.messages_since >= self.recent.messages())
+            || saved.bytes_since + readings_bytes > max_bytes
             || (carried >= RECENT_EVERY_CARRIED && !self.carried.is_empty())
     }
 
@@ -273,7 +274,7 @@ impl State {
             draft.rows.push(Row { stream: Stream::Readings, first, count: 0, newest: Timestamp(0), packed });
         }
         let recent = match saved {
-            RecentCopy::Saved => Vec::new(),
+            RecentCopy::Saved => draft.recent.clone(),
             RecentCopy::AsBefore => self.carried.iter().chain(&draft.recent).cloned().collect(),
         };
         let note = Note { books: draft.books.clone(), recent }.encode();
@@ -304,6 +305,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Messages in `changes`; a change of a session alone counts as one, too.
+fn messages(changes: &[Change]) -> usize {
+    changes.iter().map(|change| change.messages.len() + 1).sum()
 }
 
 /// Writes the new dead letters, and purges the oldest above the quota.

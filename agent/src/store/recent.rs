@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Messages remembered of a peer: every packet id there is. A 3.1.1 broker does not say how many it keeps in flight.
 pub const ENTRIES_PER_PEER: usize = 65_535;
@@ -83,24 +83,19 @@ impl Recent {
         }
     }
 
-    /// All of it, as changes to nothing, the peer silent for longest first.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<Change> {
-        let mut peers: Vec<_> = self.peers.iter().collect();
-        peers.sort_by_key(|(_, messages)| messages.touched);
-        peers
-            .into_iter()
-            .map(|(peer, messages)| Change {
-                peer: peer.to_string(),
-                session_lost: true,
-                messages: messages
-                    .packet_ids
-                    .iter()
-                    .zip(&messages.hashes)
-                    .map(|(id, hash)| (*id, hash.to_le_bytes()))
-                    .collect(),
-            })
-            .collect()
+    /// All of it, as changes to nothing, the peer silent for longest first: serializes as a list of [`Change`]s.
+    pub(super) fn snapshot(&self) -> impl Serialize + '_ {
+        Snapshot(self)
+    }
+
+    /// No fewer bytes than the snapshot takes, roughly.
+    pub(super) fn snapshot_bytes(&self) -> usize {
+        self.messages() * 11 + self.peers.keys().map(|peer| peer.len() + 16).sum::<usize>() + 32
+    }
+
+    /// Messages remembered, of all peers.
+    pub(super) fn messages(&self) -> usize {
+        self.peers.values().map(|messages| messages.hashes.len()).sum()
     }
 
     fn make_room(&mut self) {
@@ -111,6 +106,38 @@ impl Recent {
         if let Some(peer) = oldest.map(|(peer, _)| Arc::clone(peer)) {
             self.peers.remove(&peer);
         }
+    }
+}
+
+/// A [`Recent`] written as a list of [`Change`]s, without making them: there may be many megabytes of it.
+struct Snapshot<'a>(&'a Recent);
+
+/// A [`Change`], borrowed.
+#[derive(Serialize)]
+struct PeerRow<'a> {
+    peer: &'a str,
+    session_lost: bool,
+    messages: MessageRows<'a>,
+}
+
+struct MessageRows<'a>(&'a Messages);
+
+impl Serialize for Snapshot<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut peers: Vec<_> = self.0.peers.iter().collect();
+        peers.sort_by_key(|(_, messages)| messages.touched);
+        serializer.collect_seq(peers.into_iter().map(|(peer, messages)| PeerRow {
+            peer,
+            session_lost: true,
+            messages: MessageRows(messages),
+        }))
+    }
+}
+
+impl Serialize for MessageRows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Messages { packet_ids, hashes, .. } = self.0;
+        serializer.collect_seq(packet_ids.iter().zip(hashes).map(|(id, hash)| (*id, hash.to_le_bytes())))
     }
 }
 
@@ -172,7 +199,9 @@ mod tests {
     fn a_snapshot_gives_the_same_again() {
         let before = recent(&[(1, 10), (2, 20), (1, 30)]);
         let mut after = Recent::default();
-        for change in before.snapshot() {
+        let written = postcard::to_stdvec(&before.snapshot()).unwrap();
+        assert!(written.len() <= before.snapshot_bytes());
+        for change in postcard::from_bytes::<Vec<Change>>(&written).unwrap() {
             after.apply(&change);
         }
         assert!(after.knows("a", 1, 30) && after.knows("a", 2, 20) && !after.knows("a", 1, 10));
