@@ -128,7 +128,8 @@ async fn several_sinks_each_get_everything_at_their_own_pace() {
     Sensor::new("d1", port, &journal).publish(1..=300).await;
     let status = agent.drained("readings", 300).await;
     assert_eq!(status.number("/sinks/slow/streams/readings/pending"), 300);
-    assert_eq!(status.state(), "buffering");
+    agent.wait_for("the other to be down", |status| status.sink_state("slow") == "retrying").await;
+    assert_eq!(agent.status().await.state(), "buffering");
     slow.script(|_| harness::cloud::Answer::take());
     slow.has("readings", 300).await;
     assert!(slow.requests().iter().all(|request| request.headers["x-token"] == "abc"));

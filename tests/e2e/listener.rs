@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use harness::{Agent, Cloud, process};
+use tokio::task::JoinSet;
 
 use crate::{BATCH, HOLDFAST, STORE, listener};
 
@@ -39,19 +40,28 @@ async fn mosquitto_pub_publishes_with_every_qos_and_version() {
     }
 }
 
+/// Publishes so many readings of a device, connecting again as often as it takes, and ends when all
+/// are acknowledged.
 const PAHO: &str = r#"
-import sys, time
+import sys
 import paho.mqtt.client as mqtt
 
-port, version, qos, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-protocol = mqtt.MQTTv5 if version == "5" else mqtt.MQTTv311
+port, version, qos, count, device = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+arguments = {"client_id": device, "protocol": mqtt.MQTTv5 if version == "5" else mqtt.MQTTv311}
+if version != "5":
+    arguments["clean_session"] = False
 if hasattr(mqtt, "CallbackAPIVersion"):
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protocol=protocol)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, **arguments)
 else:
-    client = mqtt.Client(client_id="paho", protocol=protocol)
+    client = mqtt.Client(**arguments)
+client.reconnect_delay_set(1, 1)
 client.connect("127.0.0.1", port)
 client.loop_start()
-sent = [client.publish("sensors/paho%s/telemetry" % version, '{"ts":1795147200,"n":%d}' % n, qos=qos) for n in range(count)]
+sent = []
+for n in range(count):
+    sent.append(client.publish("sensors/%s/telemetry" % device, '{"ts":1795147200,"n":%d}' % n, qos=qos))
+    if n % 20 == 0:
+        sent[max(0, n - 20)].wait_for_publish(60)
 for info in sent:
     info.wait_for_publish(60)
 assert all(info.is_published() for info in sent)
@@ -59,18 +69,52 @@ client.disconnect()
 client.loop_stop()
 "#;
 
+fn paho(port: u16, version: &str, qos: &str, count: &str, device: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-c", PAHO, &port.to_string(), version, qos, count, device]);
+    command
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn paho_publishes_with_both_versions() {
     let (cloud, port) = (Cloud::start().await, harness::free_port());
     let agent = crate::listening(port, &cloud).await;
     for (version, qos) in [("3.1.1", "1"), ("5", "2")] {
-        let mut command = Command::new("python3");
-        command.args(["-c", PAHO, &port.to_string(), version, qos, "300"]);
-        let output = process::run(command).await;
+        let output = process::run(paho(port, version, qos, "300", version)).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let status = agent.drained("readings", 600).await;
     assert_eq!((status.appended("readings"), cloud.count("readings")), (600, 600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paho_resends_what_a_killed_agent_did_not_acknowledge_and_nothing_is_stored_twice() {
+    let (cloud, port) = (Cloud::start().await, harness::free_port());
+    let mut agent = crate::listening(port, &cloud).await;
+    let mut publishing = JoinSet::new();
+    let clients = [("3.1.1", "1", "a"), ("3.1.1", "2", "b"), ("5", "1", "c"), ("5", "2", "d")];
+    for (version, qos, device) in clients {
+        publishing.spawn(process::run(paho(port, version, qos, "800", device)));
+    }
+    for readings in [300, 1_000, 1_700] {
+        agent.wait_for("readings to flow", |status| status.appended("readings") >= readings).await;
+        agent.kill();
+        agent.start().await;
+    }
+    for output in publishing.join_all().await {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let status = agent.drained("readings", 3_200).await;
+    let records = cloud.records("readings");
+    for (version, qos, device) in clients {
+        let of_it = records.iter().filter(|record| record["device"] == device);
+        let mut numbers: Vec<_> = of_it.map(|record| record["fields"]["n"].as_u64().unwrap()).collect();
+        numbers.sort_unstable();
+        let twice: Vec<_> = numbers.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "MQTT {version}, QoS {qos}: stored twice: {twice:?}");
+        assert_eq!(numbers, (0..800).collect::<Vec<_>>(), "MQTT {version}, QoS {qos}");
+    }
+    assert_eq!(status.appended("readings"), 3_200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

