@@ -320,7 +320,11 @@ async fn records_too_old_are_given_up_but_not_those_of_a_clock_that_was_not_set(
         }
         let books = running.books();
         let ledger = &books.sinks["cloud"].streams[&Stream::Readings];
-        assert!(if shed == 0 { ledger.shed == 0 } else { ledger.shed >= shed }, "{received}: {}", ledger.shed);
+        assert!(
+            if shed == 0 { ledger.shed == 0 } else { ledger.shed >= shed },
+            "{received}: {}",
+            ledger.shed
+        );
         let next = books.stream(Stream::Readings).next;
         assert_eq!(books.stream(Stream::Readings).appended(), ledger.shed + ledger.pending(next));
     }

@@ -44,7 +44,9 @@ async fn mosquitto_pub_is_served_in_both_versions_and_all_qualities() {
 const PAHO_PUBLISHES: &str = r#"
 import sys, paho.mqtt.client as paho
 port, protocol, payload = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="paho", protocol=protocol)
+# Debian 12 has paho 1.6, where clients take no version of the callbacks.
+version = [paho.CallbackAPIVersion.VERSION2] if hasattr(paho, "CallbackAPIVersion") else []
+client = paho.Client(*version, client_id="paho", protocol=protocol)
 client.connect("127.0.0.1", port)
 client.loop_start()
 sent = [client.publish("a/b", payload, qos=n % 3) for n in range(300)]
@@ -72,7 +74,8 @@ async fn paho_gets_every_message_acknowledged() {
 const PAHO_RESENDS: &str = r#"
 import sys, paho.mqtt.client as paho
 port, payload = int(sys.argv[1]), sys.argv[2]
-client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="paho", clean_session=False)
+version = [paho.CallbackAPIVersion.VERSION2] if hasattr(paho, "CallbackAPIVersion") else []
+client = paho.Client(*version, client_id="paho", clean_session=False)
 client.reconnect_delay_set(1, 1)
 client.connect("127.0.0.1", port)
 client.loop_start()
