@@ -146,3 +146,38 @@ async fn retained_messages_are_no_new_readings_unless_asked_for() {
         status.assert_balanced();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_does_not_let_us_in_is_a_state_of_its_own() {
+    let (broker, cloud) = (Broker::with("allow_anonymous false").await, Cloud::start().await);
+    for protocol in ["3.1.1", "5"] {
+        let credentials = format!("protocol = \"{protocol}\"\nusername = \"gw\"\npassword = \"s3cr3t\"\n");
+        let source =
+            client(&broker.url()).replace("type = \"mqtt\"\n", &format!("type = \"mqtt\"\n{credentials}"));
+        let agent = Agent::started(HOLDFAST, &format!("{STORE}{source}{}", cloud.sink(BATCH))).await;
+        let status =
+            agent.wait_for("the refusal", |status| status.source_state("plant") == "misconfigured").await;
+        assert!(!status.text("/sources/plant/last_error").is_empty());
+        assert!(!agent.log().contains("s3cr3t") && !format!("{:?}", status.0).contains("s3cr3t"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_gone_from_the_configuration_is_dropped_at_the_broker() {
+    let (broker, cloud, journal) = (Broker::start().await, Cloud::start().await, Journal::default());
+    let second = "[[sources.plant.subscribe]]\ntopic = \"other/{device}\"\n";
+    let config = |more: &str| format!("{STORE}{}{more}{}", client(&broker.url()), cloud.sink(BATCH));
+    let mut agent = Agent::started(HOLDFAST, &config(second)).await;
+    connected(&agent).await;
+    assert!(agent.stop().await.success());
+    agent.configure(&config(""));
+    agent.start().await;
+    connected(&agent).await;
+    let port = broker.port.to_string();
+    crate::mosquitto_pub(&["-p", &port, "-q", "1", "-t", "other/d1", "-m", "{\"n\":1}"]).await;
+    Sensor::new("d2", broker.port, &journal).publish(1..=10).await;
+    let status = agent.drained("readings", 10).await;
+    // Had the broker still sent the other, it would have come before, and be counted as rejected.
+    assert_eq!((status.source("plant", "received"), status.source("plant", "rejected")), (10, 0));
+    journal.assert_exactly_once(&cloud);
+}

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod broker;
+mod chaos;
 mod config;
 mod delivery;
 mod epochs;

@@ -163,3 +163,36 @@ async fn a_message_sent_again_because_its_ack_was_lost_is_not_stored_again() {
     journal.assert_exactly_once(&cloud);
     cloud.assert_well_formed();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_while_it_makes_its_store_starts_again() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    let mut random = harness::random();
+    let config = format!("{STORE}{}{}", listener(port), cloud.sink(BATCH));
+    let mut agent = Agent::new(HOLDFAST, &config);
+    for _ in 0..15 {
+        agent.spawn();
+        // At a random moment between the first folder and being ready.
+        let steps = random.usize(0..40);
+        let (data, mut seen) = (agent.file("data"), 0);
+        harness::wait_for("the data folder", harness::DEADLINE, || {
+            seen += usize::from(data.exists());
+            std::future::ready((seen > 0).then_some(()))
+        })
+        .await;
+        for _ in 0..steps {
+            tokio::task::spawn_blocking(|| std::fs::metadata("/proc/self/status")).await.unwrap().unwrap();
+        }
+        agent.kill();
+        // Half of the times from nothing.
+        if random.bool() {
+            agent.start().await;
+            agent.kill();
+            std::fs::remove_dir_all(agent.file("data")).unwrap();
+        }
+    }
+    agent.start().await;
+    Sensor::new("d1", port, &journal).publish(1..=20).await;
+    agent.drained("readings", 20).await;
+    journal.assert_exactly_once(&cloud);
+}

@@ -23,6 +23,7 @@ const ATTEMPTS: usize = 5;
 pub struct Broker {
     dir: TempDir,
     process: Option<Process>,
+    lines: String,
     /// Where it listens.
     pub port: u16,
 }
@@ -33,7 +34,16 @@ impl Broker {
     /// # Panics
     /// If it does not come up.
     pub async fn start() -> Self {
-        let mut broker = Self { dir: tempfile::tempdir().unwrap(), process: None, port: 0 };
+        Self::with("allow_anonymous true").await
+    }
+
+    /// A broker with these lines in its configuration instead of letting anyone in.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub async fn with(lines: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut broker = Self { dir, process: None, port: 0, lines: lines.to_owned() };
         for _ in 0..ATTEMPTS {
             broker.port = free_port();
             broker.configure();
@@ -92,9 +102,9 @@ impl Broker {
         let dir = self.dir.path().display();
         // A small in-flight window, as many brokers have it, so that a reader that acknowledges late is noticed.
         let config = format!(
-            "user root\nlistener {} 127.0.0.1\nallow_anonymous true\npersistence true\n\
+            "user root\nlistener {} 127.0.0.1\n{}\npersistence true\n\
              persistence_location {dir}/\nmax_inflight_messages 20\nmax_queued_messages 0\nlog_type all\n",
-            self.port,
+            self.port, self.lines,
         );
         std::fs::write(self.dir.path().join("mosquitto.conf"), config).unwrap();
     }

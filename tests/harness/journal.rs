@@ -33,6 +33,17 @@ impl Journal {
         self.entries().acked.len()
     }
 
+    /// What was acknowledged so far.
+    #[must_use]
+    pub fn acked_marks(&self) -> Vec<Mark> {
+        self.entries().acked.iter().cloned().collect()
+    }
+
+    /// Takes back what is known to be given up for good.
+    pub fn forget(&self, is_given_up: impl Fn(&Mark) -> bool) {
+        self.entries().acked.retain(|mark| !is_given_up(mark));
+    }
+
     /// Fails unless what the cloud has is what was acknowledged, each once; and of what was sent and not
     /// acknowledged, nothing twice.
     ///
