@@ -12,13 +12,13 @@
 
 mod adapters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -72,7 +72,7 @@ pub enum Error {
 }
 
 /// The kinds of rooms, in the order in which they are stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     Source,
     Ingest,
@@ -97,8 +97,9 @@ impl Room {
 
 /// The running agent.
 pub struct Running {
-    rooms: JoinSet<Room>,
-    alive: BTreeMap<Room, usize>,
+    rooms: JoinSet<()>,
+    /// Which task is which room.
+    alive: HashMap<Id, Room>,
     inputs: Inputs,
     admin: Option<SocketAddr>,
     stop_sources: CancellationToken,
@@ -148,8 +149,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
             }
         }
     });
-    rooms.set.spawn(beat(heartbeat, clock, rooms.stop_admin.clone()));
-    *rooms.alive.entry(Room::Admin).or_default() += 1;
+    let stop_beating = rooms.stop_admin.clone();
+    rooms.spawn(Room::Admin, beat(heartbeat, clock, stop_beating));
 
     let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
     letters.set(store.reader());
@@ -216,16 +217,8 @@ impl Running {
 
     /// Waits until a room ends that should not. Cancel-safe.
     pub async fn failed(&mut self) -> Error {
-        let room = self.rooms.join_next().await;
-        let room = match room {
-            Some(Ok(room)) => {
-                self.ended(room);
-                room.name()
-            }
-            // It panicked; the message is in the log.
-            Some(Err(_)) | None => "unknown",
-        };
-        Error::RoomEnded { room }
+        let room = self.next_ended().await;
+        Error::RoomEnded { room: room.map_or("unknown", Room::name) }
     }
 
     /// Stops and drains everything, in the order of the flow.
@@ -257,28 +250,29 @@ impl Running {
     }
 
     async fn all_ended(&mut self, room: Room) {
-        while self.alive.get(&room).is_some_and(|alive| *alive > 0) {
-            match self.rooms.join_next().await {
-                Some(Ok(ended)) => self.ended(ended),
-                // A room that panicked is not waited for; which one it was nobody knows.
-                Some(Err(error)) => error!(%error, "a room panicked"),
-                None => return,
-            }
+        while self.alive.values().any(|alive| *alive == room) {
+            self.next_ended().await;
         }
     }
 
-    fn ended(&mut self, room: Room) {
-        if let Some(alive) = self.alive.get_mut(&room) {
-            *alive -= 1;
-        }
+    /// The room that ends next. Cancel-safe.
+    async fn next_ended(&mut self) -> Option<Room> {
+        let id = match self.rooms.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => {
+                error!(%error, "a room panicked");
+                error.id()
+            }
+        };
+        self.alive.remove(&id)
     }
 }
 
 /// The rooms while they are started.
 #[derive(Default)]
 struct Rooms {
-    set: JoinSet<Room>,
-    alive: BTreeMap<Room, usize>,
+    set: JoinSet<()>,
+    alive: HashMap<Id, Room>,
     stop_sources: CancellationToken,
     stop_windows: CancellationToken,
     drain_sinks: CancellationToken,
@@ -288,11 +282,8 @@ struct Rooms {
 
 impl Rooms {
     fn spawn(&mut self, room: Room, task: impl Future<Output = ()> + Send + 'static) {
-        *self.alive.entry(room).or_default() += 1;
-        self.set.spawn(async move {
-            task.await;
-            room
-        });
+        let task = self.set.spawn(task);
+        self.alive.insert(task.id(), room);
     }
 }
 
@@ -430,12 +421,15 @@ fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch
 }
 
 /// Proves, once a second, that the runtime gets anywhere.
-async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: CancellationToken) -> Room {
+async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(status::health::HEARTBEAT_EVERY);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Room::Admin,
+            () = stop.cancelled() => return,
             _ = ticks.tick() => heartbeat.send_replace(clock.monotonic()),
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

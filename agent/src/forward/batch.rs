@@ -80,6 +80,11 @@ impl View {
         Seq(seq.0 - self.base)
     }
 
+    /// A number from outside, as it is here.
+    pub(super) fn inside(self, seq: u64) -> Seq {
+        Seq(seq.saturating_add(self.base))
+    }
+
     pub(super) fn range(self, range: SeqRange) -> SeqRange {
         SeqRange { first: self.seq(range.first), last: self.seq(range.last) }
     }

@@ -167,11 +167,10 @@ impl Forward {
 
     /// Decides what to do next; the most important stream first.
     fn step(&mut self, mode: Mode) -> Step {
-        let is_draining = mode == Mode::Drain;
         let now = self.clock.monotonic();
         if let Some(resume_at) = self.resume_at.filter(|at| *at > now) {
             // Who does not take batches now need not be waited for at the end: all is stored.
-            return if is_draining { Step::Done } else { Step::Wait(Some(resume_at)) };
+            return if mode == Mode::Drain { Step::Done } else { Step::Wait(Some(resume_at)) };
         }
         let books = Arc::clone(&self.books.borrow_and_update());
         if books.epoch != self.epoch {
@@ -184,36 +183,34 @@ impl Forward {
             let with_ledger = |stream: &Stream| Some((*stream, sink.streams.get(stream)?));
             self.settings.streams.iter().filter_map(with_ledger)
         };
-        for (stream, ledger) in ledgers() {
-            if let Some((range, gaps)) = self.first_unanswered(stream, ledger) {
-                return Step::Send(View::of(&books, stream), range, gaps);
-            }
-        }
+        // By priority: what is due of an important stream goes before what is pinned of another.
         let mut earliest = None;
         let mut waiting = BTreeMap::new();
-        let mut ready = None;
+        let mut step = None;
         for (stream, ledger) in ledgers() {
+            if let Some((range, gaps)) = self.first_unanswered(stream, ledger) {
+                step = step.or_else(|| Some(Step::Send(View::of(&books, stream), range, gaps)));
+            }
             let (first, next) = (ledger.unpinned(), books.stream(stream).next);
             if first >= next {
                 continue;
             }
-            let since =
-                *waiting.entry(stream).or_insert_with(|| self.waiting.get(&stream).copied().unwrap_or(now));
+            let since = self.waiting.get(&stream).copied().unwrap_or(now);
+            waiting.insert(stream, since);
             let range = SeqRange { first, last: Seq(next.0 - 1) };
             let due = since + self.settings.batch.wait + PIN_GRACE;
-            let is_over = due <= now || is_draining;
-            if ready.is_none() && (is_over || range.count() >= self.settings.batch.records) {
+            let is_over = due <= now || mode == Mode::Drain;
+            if is_over || range.count() >= self.settings.batch.records {
                 let rest = if is_over { Rest::Too } else { Rest::Waits };
-                ready = Some(Step::Pin(View::of(&books, stream), range, ledger.ahead.clone(), rest));
+                step = step.or_else(|| Some(Step::Pin(View::of(&books, stream), range, ledger.ahead.clone(), rest)));
             }
             earliest = earliest.map_or(Some(due), |before: Instant| Some(before.min(due)));
         }
         self.waiting = waiting;
-        match ready {
-            Some(step) => step,
-            None if is_draining => Step::Done,
-            None => Step::Wait(earliest),
-        }
+        step.unwrap_or(match mode {
+            Mode::Drain => Step::Done,
+            Mode::Go => Step::Wait(earliest),
+        })
     }
 
     /// The first pinned batch, or the rest of it, that was not answered yet.
@@ -247,6 +244,8 @@ impl Forward {
             self.blocking(move |builder| builder.plan(view, range, &gaps, PINNED_AHEAD, rest)).await;
         let batches = match planned {
             Ok(batches) => batches,
+            // Given up since the books were read: they say so by now, or soon will.
+            Err(BatchError::Missing { .. }) if self.books.has_changed().unwrap_or(true) => return Ok(()),
             Err(error) => {
                 self.unreadable(&error);
                 return Ok(());
@@ -306,8 +305,7 @@ impl Forward {
         let end = batch.range.last.next();
         let (head, next) = {
             let books = self.books.borrow();
-            let stream = books.stream(batch.stream);
-            (stream.next, next.map_or(end, |next| stream.inside(next)))
+            (books.stream(batch.stream).next, next.map_or(end, |next| view.inside(next)))
         };
         if next > head {
             return self.outrun(batch, view.seq(next)).await;
@@ -367,7 +365,10 @@ impl Forward {
                 return Ok(());
             }
         };
-        self.refused_in_a_row += 1;
+        // A record that is too long says nothing of the others.
+        if answer.verdict(self.settings.ack) == Verdict::Refused {
+            self.refused_in_a_row += 1;
+        }
         error!(sink = %self.settings.name, %stream, seq = %view.seq(seq), answer = %answer.describe(), "record refused for good; it is kept as a dead letter");
         let letter = Letter {
             time: self.clock.wall(),
@@ -510,3 +511,6 @@ impl Batch {
         self.range.contains(seq).then_some(seq)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,8 +309,8 @@ impl Inlet {
             return (self.rejected(arrival, Rejection::PayloadTooLarge { limit_bytes }), Pushed::Routed);
         }
         let clock = self.intake.clock;
-        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, clock.wall(), clock.state())
-        {
+        let (received, state) = *self.received.get_or_insert_with(|| (clock.wall(), clock.state()));
+        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, received, state) {
             Decoded::Reading(reading) => Outcome::Reading(reading),
             Decoded::Readings(readings) => Outcome::Readings(readings),
             Decoded::Nothing => Outcome::Skipped,

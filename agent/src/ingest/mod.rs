@@ -27,7 +27,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use self::gather::{Gathered, Receipt};
 use self::inlet::{BUDGET_BYTES, Batch};
@@ -36,6 +37,9 @@ use crate::clock::Clock;
 use crate::store::recent::Recent;
 use crate::store::work::{Group, Pace};
 use crate::store::{self, Store};
+
+/// How long the store may take for what is left when the agent stops.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// The room: one task.
 pub struct Ingest {
@@ -146,13 +150,16 @@ impl Ingest {
         }
     }
 
+    /// Stores what is left, if the store takes it soon: a full or failing one would hold up the end for ever. What is not
+    /// stored was not acknowledged either.
     async fn drain(mut self) {
         loop {
             if let Some(committing) = &mut self.committing {
-                if committing.done.as_mut().await.is_err() {
-                    return;
+                match timeout(DRAIN, committing.done.as_mut()).await {
+                    Ok(Ok(())) => self.redeem(),
+                    Ok(Err(store::Closed)) => return,
+                    Err(_) => return warn!("the store takes nothing now; what was not acknowledged will be sent again"),
                 }
-                self.redeem();
             }
             if self.gathered.is_empty() {
                 return;

@@ -1,11 +1,13 @@
 //! What rooms ask of the store, in the words of each.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::backoff::{self, Backoff};
 use crate::causes::chain;
 use crate::ingest::Peer;
 use crate::source::listen::SessionMemory;
@@ -27,6 +29,28 @@ impl StoreLog {
     }
 }
 
+impl StoreLog {
+    /// Reads from the file, however long it takes the disk to recover.
+    async fn read(&self, from: Seq) -> Option<Piece> {
+        let mut backoff = Backoff::new(READ_AGAIN);
+        loop {
+            let reader = self.reader.clone();
+            match blocking(move || reader.piece(Stream::Readings, from)).await {
+                Ok(piece) => return piece,
+                Err(error) => {
+                    let pause = backoff.after_failure(fastrand::f64());
+                    warn!(error = %chain(&error), ?pause, "windows cannot read the store; they try again");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+/// Pauses of the windows while the disk fails.
+const READ_AGAIN: backoff::Settings =
+    backoff::Settings { initial: Duration::from_millis(500), max: Duration::from_secs(30) };
+
 /// Why the store could not do what the windows asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
@@ -47,10 +71,7 @@ impl Log for StoreLog {
     async fn readings_from(&self, from: Seq, _max: usize) -> Result<Readings, LogError> {
         let piece = match self.reader.recent(Stream::Readings, from) {
             Some(piece) => Some(piece),
-            None => {
-                let reader = self.reader.clone();
-                blocking(move || reader.piece(Stream::Readings, from)).await?
-            }
+            None => self.read(from).await,
         };
         Ok(match piece {
             Some(Piece::Readings(first, readings)) => Readings { first, readings },
@@ -75,25 +96,31 @@ impl Log for StoreLog {
 pub(super) struct FilterMemory {
     store: Store,
     key: String,
+    /// As stored: read once, because reading blocks.
+    filters: Mutex<Vec<String>>,
 }
 
 impl FilterMemory {
+    /// Blocks for one look into the store.
     pub(super) fn new(store: &Store, source: &str) -> Self {
-        Self { store: store.clone(), key: format!("filters/{source}") }
+        let key = format!("filters/{source}");
+        let stored = store.recall(&key).unwrap_or_else(|error| {
+            warn!(%error, source, "cannot tell what was subscribed before; nothing is unsubscribed");
+            None
+        });
+        let filters = stored.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
+        Self { store: store.clone(), key, filters: Mutex::new(filters) }
     }
 }
 
 impl SubscriptionMemory for FilterMemory {
     fn previous(&self) -> Vec<String> {
-        let stored = self.store.recall(&self.key).unwrap_or_else(|error| {
-            warn!(%error, "cannot tell what was subscribed before; nothing is unsubscribed");
-            None
-        });
-        stored.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default()
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn remember(&self, filters: Vec<String>) {
         let bytes = postcard::to_stdvec(&filters).expect("a Vec takes any bytes");
+        *self.filters.lock().unwrap_or_else(PoisonError::into_inner) = filters;
         if self.store.remember(&self.key, bytes).await.is_err() {
             warn!("the store closed before it could keep what is subscribed");
         }

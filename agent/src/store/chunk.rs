@@ -96,12 +96,6 @@ impl Header {
         Some(SeqRange { first: self.first, last: Seq(last) })
     }
 
-    /// Bytes of the chunk without its note.
-    #[must_use]
-    pub(super) fn chunk_bytes(&self) -> usize {
-        HEADER_BYTES + self.body_bytes
-    }
-
     /// Reads the header alone, without checking the checksum.
     ///
     /// # Errors

@@ -89,14 +89,26 @@ impl Ledger {
         true
     }
 
-    /// Gives up what is pinned if some of it lies before `oldest` and is therefore not held any more; its gaps stay.
-    pub fn unpin_before(&mut self, oldest: Seq) {
-        if self.cursor < oldest {
-            let mut gaps: Vec<Gap> = self.pins.drain(..).flat_map(|pin| pin.gaps).collect();
-            gaps.append(&mut self.ahead);
-            self.ahead = gaps;
-            merge(&mut self.ahead);
+    /// No batch is fixed any more; the gaps that were fixed with them are declared by whatever follows.
+    pub fn unpin(&mut self) {
+        let mut gaps: Vec<Gap> = self.pins.drain(..).flat_map(|pin| pin.gaps).collect();
+        gaps.append(&mut self.ahead);
+        self.ahead = gaps;
+        merge(&mut self.ahead);
+    }
+
+    /// `range` is held no more, and was given up while this sink was not asked. A batch that was to hold some of it cannot be
+    /// sent; what is pinned is fixed anew then.
+    pub fn miss(&mut self, range: SeqRange, reason: GapReason) {
+        let pinned = SeqRange { first: range.first.max(self.cursor), last: range.last };
+        let is_needed = pinned.first <= pinned.last && self.is_pinned(pinned) && {
+            let until = SeqRange { last: pinned.last.min(Seq(self.unpinned().0 - 1)), ..pinned };
+            !self.is_settled(until)
+        };
+        if is_needed {
+            self.unpin();
         }
+        self.shed(range, reason);
     }
 
     /// `range` is given up for this sink. What is settled already, or pinned, is left out. Returns how many numbers that were.
@@ -112,6 +124,18 @@ impl Ledger {
         merge(&mut self.ahead);
         self.shed += shed;
         shed
+    }
+
+    /// The sink had everything before `next` in the epoch before: what no batch of this one is fixed to hold is declared as
+    /// `replay` and counts as delivered.
+    pub fn had_before(&mut self, next: Seq) {
+        let first = self.unpinned();
+        if next > first {
+            let before = self.shed;
+            let had = self.shed(SeqRange { first, last: Seq(next.0 - 1) }, GapReason::Replay);
+            self.shed = before;
+            self.delivered += had;
+        }
     }
 
     /// True if `range` holds nothing that this sink still has to be sent.
@@ -272,6 +296,19 @@ mod tests {
         assert_eq!(ledger.ahead, [Gap { range: range(6, 12), reason: GapReason::ShedSize }]);
         assert!(ledger.is_settled(range(6, 12)) && !ledger.is_settled(range(5, 12)));
         balance(&ledger, Seq(21));
+    }
+
+    #[test]
+    fn a_pinned_batch_stays_unless_it_needs_what_is_gone() {
+        let mut ledger = Ledger::new();
+        ledger.shed(range(1, 9), GapReason::ShedSize);
+        ledger.pin(&[Seq(20)]);
+        let before = ledger.clone();
+        ledger.miss(range(1, 9), GapReason::Removed);
+        assert_eq!(ledger, before, "its gap was declared with the batch");
+        ledger.miss(range(1, 12), GapReason::Removed);
+        assert_eq!((ledger.pins.len(), ledger.shed), (0, 12));
+        balance(&ledger, Seq(31));
     }
 
     #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 use super::chunk::{self, Packed};
 use super::ledger::Books;
+use super::note::Note;
 use super::recent::Change;
 use super::retention;
 use super::work::{Group, LedgerChange, LedgerEvent, Letter};
@@ -28,6 +29,8 @@ pub(super) struct Draft {
     pub(super) books: Books,
     /// The time of the commit: results count as received then.
     wall: Timestamp,
+    /// Dead letters are kept cut at this.
+    max_payload_bytes: usize,
     pub(super) rows: Vec<Row>,
     pub(super) recent: Vec<Change>,
     pub(super) letters: Vec<DeadLetter>,
@@ -35,12 +38,25 @@ pub(super) struct Draft {
     pub(super) readings_bytes: u64,
 }
 
+/// How many of `left` readings go into the next chunk at most: the last one should leave room for the note, so that both
+/// together stay below the size at which redb wastes least.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an estimate")]
+fn room_for(left: usize, note_bytes: usize, bytes_per_reading: f64) -> usize {
+    let bytes = (left as f64 * bytes_per_reading) as usize;
+    let is_last = bytes < chunk::MAX_BYTES;
+    if is_last && bytes + note_bytes > chunk::MAX_BYTES && note_bytes < chunk::MAX_BYTES / 2 {
+        left.div_ceil(2)
+    } else {
+        left
+    }
+}
+
 impl Draft {
     /// The commit after the one that left `books`.
-    pub(super) fn after(books: &Books, wall: Timestamp) -> Self {
+    pub(super) fn after(books: &Books, wall: Timestamp, max_payload_bytes: usize) -> Self {
         let mut books = books.clone();
         books.commit += 1;
-        Self { books, wall, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), readings_bytes: 0 }
+        Self { books, wall, max_payload_bytes, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), readings_bytes: 0 }
     }
 
     pub(super) fn add_group(&mut self, group: &Group, bytes_per_reading: &mut f64) {
@@ -51,9 +67,11 @@ impl Draft {
         for letter in &group.rejected {
             self.add_letter(letter);
         }
+        let note_bytes: usize = 1_024 + group.recent.iter().map(|change| 16 + change.messages.len() * 11).sum::<usize>();
         let mut rest = group.readings.as_slice();
         while !rest.is_empty() {
-            let (taken, row) = self.pack_readings(rest, bytes_per_reading);
+            let room = room_for(rest.len(), note_bytes, *bytes_per_reading);
+            let (taken, row) = self.pack_readings(&rest[..room], bytes_per_reading);
             rest = &rest[taken..];
             self.rows.push(row);
         }
@@ -106,11 +124,30 @@ impl Draft {
         }
     }
 
+    /// The note of this commit. Its own bytes are in the books that it holds, so it is written until both agree.
+    pub(super) fn note(&mut self, recent: Vec<Change>) -> Vec<u8> {
+        let mut note = Note { books: self.books.clone(), recent };
+        let last = self.rows.iter().rfind(|row| row.stream == Stream::Readings && row.count > 0);
+        let Some(chunk_bytes) = last.map(|row| row.packed.chunk_bytes()) else { return note.encode() };
+        let index = Stream::Readings.index();
+        let without_note = self.books.streams[index].held_bytes - retention::disk_bytes(chunk_bytes);
+        loop {
+            let bytes = note.encode();
+            let held_bytes = without_note + retention::disk_bytes(chunk_bytes + bytes.len());
+            if held_bytes <= note.books.streams[index].held_bytes {
+                self.books.streams[index].held_bytes = note.books.streams[index].held_bytes;
+                return bytes;
+            }
+            note.books.streams[index].held_bytes = held_bytes;
+        }
+    }
+
     /// Gives the next `count` numbers of `stream` to `packed`.
     fn row(&mut self, stream: Stream, count: usize, newest: Timestamp, packed: Packed) -> Row {
         let books = &mut self.books.streams[stream.index()];
         let first = books.next;
         books.next = first.plus(count as u64);
+        // The last row of the readings will be longer by the note; `write_rows` counts that.
         let disk_bytes = retention::disk_bytes(packed.chunk_bytes());
         books.held_bytes += disk_bytes;
         if stream == Stream::Readings {
@@ -122,10 +159,11 @@ impl Draft {
     }
 
     pub(super) fn change_ledger(&mut self, change: &LedgerChange) {
+        let head = self.books.stream(change.stream).next;
         if change.epoch != self.books.epoch {
+            self.late_answer(change, head);
             return;
         }
-        let head = self.books.stream(change.stream).next;
         let sink = self.books.sinks.entry(change.sink.clone()).or_default();
         let ledger = sink.streams.entry(change.stream).or_default();
         match &change.event {
@@ -143,6 +181,16 @@ impl Draft {
         }
     }
 
+    /// An answer from the epoch before, to a batch that was on its way when this one began: numbers inside have not changed.
+    fn late_answer(&mut self, change: &LedgerChange, head: Seq) {
+        let is_previous = self.books.previous.is_some_and(|previous| previous.epoch == change.epoch);
+        let sink = self.books.sinks.get_mut(&change.sink);
+        let ledger = sink.and_then(|sink| sink.streams.get_mut(&change.stream));
+        if let (true, Some(ledger), LedgerEvent::Advance(next)) = (is_previous, ledger, &change.event) {
+            ledger.had_before((*next).min(head));
+        }
+    }
+
     fn add_letter(&mut self, letter: &Letter) {
         let books = &mut self.books.dead_letters;
         books.last_id += 1;
@@ -151,7 +199,7 @@ impl Draft {
             time: letter.time,
             origin: letter.origin.clone(),
             reason: letter.reason.clone(),
-            payload: letter.payload.clone(),
+            payload: letter.payload[..letter.payload.len().min(self.max_payload_bytes)].to_vec(),
             payload_bytes: letter.payload_bytes,
             payload_hash: letter.payload_hash,
         });

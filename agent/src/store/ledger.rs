@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::stream::{Epoch, Gap, Seq, Stream};
+use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// Everything the store knows about its own contents but the contents. Small: it rides in every commit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Books {
     pub previous: Option<Previous>,
     /// The streams, in the order of [`Stream::ALL`].
     pub streams: [StreamBooks; 3],
+    /// Numbers after each stream's oldest that are held no more: what was given up behind a pinned batch. In order.
+    pub holes: [Vec<SeqRange>; 3],
     /// What each source's messages came to, by configured name; sources no longer configured stay.
     pub sources: BTreeMap<String, SourceCounts>,
     /// What each sink has, by configured name; sinks no longer configured stay, frozen.
@@ -36,7 +38,7 @@ pub struct Books {
     pub dead_letters: DeadLetterBooks,
 }
 
-/// The epoch before, and the number that each stream's next record would have got in it.
+/// The epoch before, and where this one goes on: the number that its first record had in the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previous {
     /// The epoch.
@@ -168,6 +170,7 @@ impl Default for Books {
             epoch: Epoch(uuid::Uuid::nil()),
             previous: None,
             streams: [empty; 3],
+            holes: Default::default(),
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
             checkpoint: CheckpointBooks { position: Seq::FIRST, windows_next: Seq::FIRST },
@@ -223,11 +226,6 @@ impl StreamBooks {
         Seq(seq.0.saturating_sub(self.base))
     }
 
-    /// A number that came from outside, as it is here.
-    #[must_use]
-    pub fn inside(&self, seq: u64) -> Seq {
-        Seq(seq.saturating_add(self.base))
-    }
 }
 
 impl Ledger {

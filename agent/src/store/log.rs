@@ -11,6 +11,7 @@
 
 use redb::{ReadableTable, WriteTransaction};
 use tokio::time::Instant;
+use tracing::error;
 
 use super::chunk::{self, Packed};
 use super::draft::{Draft, Row};
@@ -22,6 +23,7 @@ use super::recent::{Change, Recent};
 use super::settings::Settings;
 use super::work::{SinkSpec, Work};
 use super::{checkpoint, retention};
+use crate::causes::chain;
 use crate::reading::Timestamp;
 use crate::stream::{Seq, Stream};
 
@@ -98,8 +100,15 @@ impl State {
             for row in readings.iter()?.rev() {
                 let (key, value) = row?;
                 let seq = Seq(key.value());
-                let of_chunk = |source| Error::Chunk { stream: Stream::Readings, seq, source };
-                let chunk = chunk::Chunk::parse(value.value()).map_err(of_chunk)?;
+                let chunk = match chunk::Chunk::parse(value.value()) {
+                    Ok(chunk) => chunk,
+                    // Of an older one only what peers sent is missed: a message that comes again may be stored again.
+                    Err(source) if !notes.is_empty() => {
+                        error!(%seq, error = %chain(&source), "the store is damaged: the readings of one chunk cannot be read");
+                        continue;
+                    }
+                    Err(source) => return Err(Error::Chunk { stream: Stream::Readings, seq, source }),
+                };
                 if chunk.note.is_empty() {
                     continue;
                 }
@@ -148,10 +157,7 @@ impl State {
         now: Instant,
         wall: Timestamp,
     ) -> Result<retention::Pressure, Error> {
-        let mut draft = Draft::after(&self.books, wall);
-        if let Some((epoch, _)) = &work.epoch {
-            draft.books.begin_epoch(*epoch);
-        }
+        let mut draft = Draft::after(&self.books, wall, self.settings.dead_letters.max_payload_bytes);
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
             draft.books.configure_sinks(sinks);
@@ -169,6 +175,10 @@ impl State {
         }
         for change in &work.ledger {
             draft.change_ledger(change);
+        }
+        // After the answers that came in the epoch before: what they say is true in the new one, too.
+        if let Some((epoch, _)) = &work.epoch {
+            draft.books.begin_epoch(*epoch);
         }
         let next_batches = self.next_batches.pin(&self.books, &mut draft.books, sinks, work, now);
 
@@ -277,8 +287,7 @@ impl State {
             RecentCopy::Saved => draft.recent.clone(),
             RecentCopy::AsBefore => self.carried.iter().chain(&draft.recent).cloned().collect(),
         };
-        let note = Note { books: draft.books.clone(), recent }.encode();
-
+        let note = draft.note(recent);
         let mut readings = transaction.open_table(READINGS)?;
         let last = draft.rows.iter().rposition(|row| row.stream == Stream::Readings);
         let rows: Vec<Row> = draft

@@ -17,6 +17,9 @@ use crate::wire;
 /// A commit is made each `commit_interval`; one that comes a little early should not make a batch wait for the next.
 const EARLY: Duration = Duration::from_millis(50);
 
+/// What a batch takes beside its records: its head, and a gap or two.
+const HEAD_BYTES: usize = 512;
+
 /// What would be in the next batch of each sink and stream, while nothing of it is pinned.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NextBatches(HashMap<(String, Stream), Unpinned>);
@@ -75,7 +78,7 @@ impl Unpinned {
     /// wait for.
     fn is_ready(&self, limits: &BatchLimits, now: Instant, pace: Pace) -> bool {
         let records = self.end.0 - self.first.0;
-        let fits = records > 0 && records <= limits.records && self.bytes <= limits.bytes;
+        let fits = records > 0 && records <= limits.records && self.bytes + HEAD_BYTES <= limits.bytes;
         let waited = now.duration_since(self.since) + EARLY >= limits.wait;
         fits && (records == limits.records || waited || pace == Pace::Sparse)
     }

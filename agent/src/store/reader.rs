@@ -1,16 +1,22 @@
 //! Reading back: from memory what was appended a moment ago, from the file what is older.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::error;
 
 use super::chunk::{self, Chunk};
 use super::file::{self, Error, File};
 use super::{DeadLetter, codec};
+use crate::causes::chain;
 use crate::reading::{Reading, WindowRecord};
 use crate::stream::{Seq, SeqRange, Stream};
 
 /// Bytes of readings kept in memory for readers that are close behind; they then cost no decoding.
 const TAIL_BYTES: usize = 3 << 20;
+
+/// So many damaged chunks are named in the log; more of them say nothing new.
+const REPORTED: usize = 1_000;
 
 /// Records that were stored together.
 #[derive(Clone, Debug)]
@@ -67,6 +73,8 @@ pub struct Reader {
 struct Tail {
     pieces: VecDeque<(Piece, usize)>,
     bytes: usize,
+    /// Chunks that could not be read, and were reported.
+    damaged: HashSet<(Stream, Seq)>,
 }
 
 impl Reader {
@@ -97,16 +105,12 @@ impl Reader {
         self.file.read(|transaction| {
             let table = transaction.open_table(file::table(stream))?;
             let mut before = table.range(..=seq.0)?;
-            if let Some(row) = before.next_back() {
+            for row in before.next_back().into_iter().chain(table.range(seq.next().0..)?) {
                 let (key, value) = row?;
-                if let Some(piece) = read_piece(stream, Seq(key.value()), value.value(), seq)? {
-                    return Ok(Some(piece));
-                }
-            }
-            for row in table.range(seq.next().0..)? {
-                let (key, value) = row?;
-                if let Some(piece) = read_piece(stream, Seq(key.value()), value.value(), seq)? {
-                    return Ok(Some(piece));
+                match read_piece(stream, Seq(key.value()), value.value(), seq) {
+                    Ok(None) => {}
+                    Ok(Some(piece)) => return Ok(Some(piece)),
+                    Err(error) => self.damaged(stream, Seq(key.value()), &error),
                 }
             }
             Ok(None)
@@ -129,6 +133,14 @@ impl Reader {
             })
             .collect()
         })
+    }
+
+    /// A chunk cannot be read: said once, and what follows it is read instead.
+    fn damaged(&self, stream: Stream, seq: Seq, error: &Error) {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.damaged.len() < REPORTED && tail.damaged.insert((stream, seq)) {
+            error!(%stream, %seq, error = %chain(error), "the store is damaged: the records of one chunk cannot be read");
+        }
     }
 
     /// As [`Reader::piece`], but only if the records are in memory. Does not block.

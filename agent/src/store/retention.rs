@@ -43,6 +43,8 @@ pub(super) struct Pressure {
     pub(super) over: bool,
     /// A checkpoint of the windows would allow more to go.
     pub(super) wants_checkpoint: bool,
+    /// It is far over its limit and waits for that checkpoint.
+    pub(super) far_over: bool,
     /// Rows were looked through for what can go.
     pub(super) trimmed: bool,
 }
@@ -55,6 +57,20 @@ pub(super) fn disk_bytes(row_bytes: usize) -> u64 {
 }
 
 impl Books {
+    /// `range` is gone, and something before it is not.
+    fn add_hole(&mut self, stream: Stream, range: SeqRange) {
+        let holes = &mut self.holes[stream.index()];
+        let at = holes.partition_point(|hole| hole.first < range.first);
+        holes.insert(at, range);
+        holes.dedup_by(|later, earlier| {
+            let joins = earlier.last.next() == later.first;
+            if joins {
+                earlier.last = later.last;
+            }
+            joins
+        });
+    }
+
     /// Bytes on disk of all that is held.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
@@ -93,6 +109,7 @@ pub(super) fn enforce(
     pressure.over = is_full(books);
     let next = books.stream(Stream::Readings).next;
     pressure.wants_checkpoint = pressure.over && books.checkpoint.position < next;
+    pressure.far_over = pressure.wants_checkpoint && books.held_bytes() > max_bytes + max_bytes / 4;
     Ok(pressure)
 }
 
@@ -200,25 +217,12 @@ impl Sweep<'_> {
         let mut from = books.streams[index].oldest;
         let mut oldest_kept = None;
         loop {
-            let found = match table.range(from.0..)?.next() {
-                Some(row) => {
-                    let (key, value) = row?;
-                    let header = chunk::Header::parse(value.value()).map_err(|source| Error::Chunk {
-                        stream: self.stream,
-                        seq: Seq(key.value()),
-                        source,
-                    })?;
-                    header.range().map(|range| (range, header))
-                }
-                None => None,
-            };
+            let Some(Found { range, newest_received, row_bytes }) = found(&table, from)? else { break };
             // The last chunk of the readings carries the state; it stays until the next commit has written another.
-            let Some((range, header)) =
-                found.filter(|(range, _)| self.stream != Stream::Readings || range.last.next() < next)
-            else {
+            if self.stream == Stream::Readings && range.last.next() >= next {
                 break;
-            };
-            let fate = fate(books, range, header.newest_received);
+            }
+            let fate = fate(books, range, newest_received);
             match fate {
                 Fate::Stop => {
                     oldest_kept.get_or_insert(range.first);
@@ -229,8 +233,11 @@ impl Sweep<'_> {
                 }
                 Fate::Remove | Fate::Shed => {
                     table.remove(range.first.0)?;
+                    if oldest_kept.is_some() {
+                        books.add_hole(self.stream, range);
+                    }
                     let stream = &mut books.streams[index];
-                    stream.held_bytes = stream.held_bytes.saturating_sub(disk_bytes(header.chunk_bytes()));
+                    stream.held_bytes = stream.held_bytes.saturating_sub(disk_bytes(row_bytes));
                     stream.held_chunks = stream.held_chunks.saturating_sub(1);
                     if fate == Fate::Shed {
                         shed.push(range);
@@ -239,9 +246,34 @@ impl Sweep<'_> {
             }
             from = range.last.next();
         }
-        books.streams[index].oldest = oldest_kept.unwrap_or(from);
+        let oldest = oldest_kept.unwrap_or(from);
+        books.streams[index].oldest = oldest;
+        books.holes[index].retain(|hole| hole.last >= oldest);
         Ok(shed)
     }
+}
+
+/// A row that holds records.
+struct Found {
+    range: SeqRange,
+    newest_received: Timestamp,
+    row_bytes: usize,
+}
+
+/// The first row with records from `from` on. One whose header cannot be read holds what lies before the next.
+fn found(table: &impl ReadableTable<u64, &'static [u8]>, from: Seq) -> Result<Option<Found>, Error> {
+    let mut rows = table.range(from.0..)?;
+    let Some(row) = rows.next() else { return Ok(None) };
+    let (key, value) = row?;
+    let row_bytes = value.value().len();
+    let (range, newest_received) = match chunk::Header::parse(value.value()) {
+        Ok(header) if header.first.0 == key.value() => (header.range(), header.newest_received),
+        Ok(_) | Err(_) => {
+            let next = rows.next().transpose()?.map(|(key, _)| Seq(key.value() - 1));
+            (next.map(|last| SeqRange { first: Seq(key.value()), last }), Timestamp(0))
+        }
+    };
+    Ok(range.map(|range| Found { range, newest_received, row_bytes }))
 }
 
 /// What happens to a row.

@@ -27,9 +27,10 @@ impl Books {
                     books.streams.entry(*stream).or_insert_with(|| Ledger::starting_at(of_stream.first()));
                 let oldest = of_stream.oldest;
                 if ledger.cursor < oldest {
-                    // What was trimmed while the sink was away can be in no batch any more, pinned or not.
-                    ledger.unpin_before(oldest);
-                    ledger.shed(SeqRange { first: of_stream.first(), last: Seq(oldest.0 - 1) }, reason);
+                    ledger.miss(SeqRange { first: of_stream.first(), last: Seq(oldest.0 - 1) }, reason);
+                }
+                for hole in &self.holes[stream.index()] {
+                    ledger.miss(*hole, reason);
                 }
             }
         }

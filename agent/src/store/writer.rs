@@ -124,7 +124,7 @@ impl Writer {
         let interval = self.state.as_ref().map_or(Duration::ZERO, |state| state.settings.commit_interval);
         let (due, done) = match request {
             Request::Group(group, done) => {
-                if self.pressure.over && self.is_blocking() {
+                if self.is_full() {
                     self.held = Some((group, done));
                     return;
                 }
@@ -133,8 +133,12 @@ impl Writer {
                 (now, Some(done))
             }
             Request::Windows(update, done) => {
-                let due =
-                    if update.checkpoint.is_some() && self.pressure.over { now } else { now + interval };
+                // Who stops waits for his checkpoint, however long the interval.
+                let due = match update.checkpoint {
+                    Some(_) if self.pressure.over => now,
+                    Some(_) => now + interval.min(CURSOR_DELAY),
+                    None => now + interval,
+                };
                 self.work.windows = Some(update);
                 (due, Some(done))
             }
@@ -163,8 +167,10 @@ impl Writer {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    fn is_blocking(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.settings.when_full == WhenFull::Block)
+    /// Whether readings have to wait: by the operator's rule, or for the windows, which must have passed what is given up.
+    fn is_full(&self) -> bool {
+        let is_blocking = self.state.as_ref().is_some_and(|state| state.settings.when_full == WhenFull::Block);
+        self.pressure.far_over || (self.pressure.over && is_blocking)
     }
 
     /// Commits `work`, however long it takes the disk to recover.
@@ -225,8 +231,10 @@ impl Writer {
             self.ends.reader.keep(Piece::Windows(before[1], update.records.into()));
         }
         let now = match () {
-            () if pressure.over && self.is_blocking_state(state) => report::State::Blocked,
-            () if pressure.shed > 0 || pressure.over => report::State::Shedding,
+            () if pressure.far_over || (pressure.over && state.settings.when_full == WhenFull::Block) => {
+                report::State::Blocked
+            }
+            () if pressure.shed > 0 || pressure.over || self.still_sheds(state) => report::State::Shedding,
             () => report::State::Ok,
         };
         self.tell(now, pressure);
@@ -240,8 +248,10 @@ impl Writer {
         self.ends.head.send_if_modified(|head| std::mem::replace(head, next) != next);
     }
 
-    fn is_blocking_state(&self, state: &State) -> bool {
-        state.settings.when_full == WhenFull::Block
+    /// A store that shed stays so until there is clearly room again: not every commit of a full store gives something up.
+    fn still_sheds(&self, state: &State) -> bool {
+        let is_shedding = self.ends.report.borrow().state == report::State::Shedding;
+        is_shedding && state.books.held_bytes() > state.settings.max_size_bytes / 10 * 9
     }
 
     /// Says once when trouble begins, and once when it ends.
@@ -305,7 +315,7 @@ impl Writer {
 
     /// Takes a held group as soon as there is room.
     fn release_held(&mut self) {
-        if self.pressure.over {
+        if self.is_full() {
             return;
         }
         if let Some((group, done)) = self.held.take() {

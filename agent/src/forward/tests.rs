@@ -1,0 +1,80 @@
+//! What is sent next.
+
+use tempfile::TempDir;
+
+use super::settings::{AckRule, BatchLimits, Compression, Required};
+use super::*;
+use crate::reading::{Origin, Reading, Shape, Timestamp, Value, WindowRecord};
+use crate::store::work::{Group, SinkSpec};
+use crate::store::{Opened, Published, WindowsPresence, WindowsUpdate};
+
+fn settings() -> Settings {
+    Settings {
+        name: "cloud".into(),
+        url: "http://127.0.0.1:9/".into(),
+        streams: vec![Stream::Windows, Stream::Readings],
+        compression: Compression::None,
+        batch: BatchLimits { records: 10, ..BatchLimits::default() },
+        retry: Settings::DEFAULT_RETRY,
+        timeout: Settings::DEFAULT_TIMEOUT,
+        ack: AckRule::Status,
+        required: Required::Yes,
+        headers: Vec::new(),
+        tls: crate::tls::ClientSettings::default(),
+    }
+}
+
+fn window(n: i64) -> WindowRecord {
+    WindowRecord {
+        window: "minute".into(),
+        device: "d".into(),
+        tags: Arc::new(Vec::new()),
+        field: "n".into(),
+        start: Timestamp(n * 60_000_000),
+        end: Timestamp((n + 1) * 60_000_000),
+        revision: 0,
+        aggregates: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn pinned_readings_do_not_go_before_windows_that_are_due() {
+    let dir = TempDir::new().unwrap();
+    let store_settings = store::Settings::in_dir(dir.path().to_owned());
+    let opened =
+        Store::open(store_settings, "gw", "m", WindowsPresence::Configured, Clock, Published::default());
+    let Opened { store, writer, .. } = opened.unwrap();
+    let _writer = tokio::spawn(writer.run());
+    let settings = settings();
+    let spec = SinkSpec {
+        name: settings.name.clone(),
+        streams: settings.streams.clone(),
+        batch: settings.batch,
+        required: settings.required,
+    };
+    store.configure_sinks(vec![spec]).await.unwrap();
+    let origin = Arc::new(Origin { source: "plant".into(), device: "d".into(), tags: Vec::new() });
+    let shape = Arc::new(Shape { names: vec!["n".into()] });
+    let reading = Reading {
+        time: Timestamp(1),
+        received: Clock.wall(),
+        origin,
+        shape,
+        values: vec![Value::Uint(1)],
+        remarks: None,
+    };
+    store.append(Group { readings: vec![reading; 80], ..Group::default() }).await.unwrap();
+    let epoch = store.books().borrow().epoch;
+    let event = LedgerEvent::Pin((1..=8).map(|n| Seq(n * 10)).collect());
+    let change = LedgerChange { sink: "cloud".into(), stream: Stream::Readings, epoch, event };
+    store.change(change).await.unwrap();
+    // More windows than fit one batch, as after an outage: no commit pins them by the way.
+    let records = (0..25).map(window).collect();
+    store.update_windows(WindowsUpdate { records, ..WindowsUpdate::default() }).await.unwrap();
+
+    let mut forward = Forward::new(settings, store, watch::Sender::default(), Clock).unwrap();
+    match forward.step(Mode::Go) {
+        Step::Pin(view, ..) | Step::Send(view, ..) => assert_eq!(view.stream, Stream::Windows),
+        Step::Wait(_) | Step::Done => panic!("there is work"),
+    }
+}
