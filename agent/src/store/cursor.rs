@@ -89,6 +89,23 @@ impl Ledger {
         true
     }
 
+    /// How many records the sink refused for good since it last took anything: their gaps still wait at the cursor.
+    #[must_use]
+    pub fn refused_in_a_row(&self) -> u64 {
+        let mut next = self.cursor;
+        let mut refused = 0;
+        for gap in self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead) {
+            if gap.range.first != next {
+                break;
+            }
+            if gap.reason == GapReason::DeadLetter {
+                refused += gap.range.count();
+            }
+            next = gap.range.last.next();
+        }
+        refused
+    }
+
     /// Gives up what is pinned if some of it lies before `oldest` and is therefore not held any more; its gaps stay.
     pub fn unpin_before(&mut self, oldest: Seq) {
         if self.cursor < oldest {
@@ -261,6 +278,17 @@ mod tests {
         assert_eq!((ledger.pending(Seq(2)), ledger.ahead.len()), (0, 1));
         ledger.pin(&[Seq(3)]);
         assert_eq!(ledger.first_pin().unwrap().1.gaps.len(), 1);
+    }
+
+    #[test]
+    fn the_ledger_knows_how_many_records_were_refused_in_a_row() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(1), Seq(2), Seq(3), Seq(9)]);
+        assert_eq!(ledger.refused_in_a_row(), 0);
+        assert!(ledger.dead_letter(Seq(1)) && ledger.dead_letter(Seq(2)));
+        assert_eq!(ledger.refused_in_a_row(), 2);
+        ledger.advance(Seq(4), Seq(20));
+        assert_eq!(ledger.refused_in_a_row(), 0, "something was taken since");
     }
 
     #[test]
