@@ -251,3 +251,18 @@ async fn a_fresh_window_overtakes_a_backlog_of_readings() {
     let state = agent.status().await;
     assert!(state.ledger("readings", "pending") > 200, "there is still a backlog");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_the_state_refusing_costs_no_further_records() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    cloud.script(|_| Answer::refuse(400, "schema version 7 expected"));
+    let mut agent = crate::listening(port, &cloud).await;
+    Sensor::new("d1", port, &journal).publish(1..=100).await;
+    for _ in 0..3 {
+        agent.wait_for("the state refusing", |state| state.sink_state("cloud") == "refusing").await;
+        agent.kill();
+        agent.start().await;
+    }
+    let state = agent.wait_for("the state refusing", |state| state.sink_state("cloud") == "refusing").await;
+    assert_eq!(state.ledger("readings", "dead_lettered"), 10);
+}

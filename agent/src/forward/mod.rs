@@ -106,6 +106,13 @@ impl Forward {
         let endpoint = Endpoint::new(&settings, clock)?;
         let builder = builder(&store, &settings);
         let epoch = store.books().borrow().epoch;
+        // A sink that refused everything before a restart is not given ten more records to refuse.
+        let refused_in_a_row = {
+            let books = store.books().borrow().clone();
+            let ledgers = books.sinks.get(&settings.name).into_iter().flat_map(|sink| sink.streams.values());
+            let most = ledgers.map(Ledger::refused_in_a_row).max().unwrap_or(0);
+            u32::try_from(most).unwrap_or(u32::MAX)
+        };
         Ok(Self {
             books: store.books(),
             backoff: Backoff::new(settings.retry),
@@ -119,7 +126,7 @@ impl Forward {
             answered: BTreeMap::new(),
             waiting: BTreeMap::new(),
             ahead: VecDeque::new(),
-            refused_in_a_row: 0,
+            refused_in_a_row,
             epoch,
             is_ahead_of_us: false,
         })

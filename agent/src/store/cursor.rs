@@ -89,6 +89,23 @@ impl Ledger {
         true
     }
 
+    /// How many records the sink refused for good since it last took anything: their gaps still wait at the cursor.
+    #[must_use]
+    pub fn refused_in_a_row(&self) -> u64 {
+        let mut next = self.cursor;
+        let mut refused = 0;
+        for gap in self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead) {
+            if gap.range.first != next {
+                break;
+            }
+            if gap.reason == GapReason::DeadLetter {
+                refused += gap.range.count();
+            }
+            next = gap.range.last.next();
+        }
+        refused
+    }
+
     /// No batch is fixed any more; the gaps that were fixed with them are declared by whatever follows.
     pub fn unpin(&mut self) {
         let mut gaps: Vec<Gap> = self.pins.drain(..).flat_map(|pin| pin.gaps).collect();
@@ -285,6 +302,17 @@ mod tests {
         assert_eq!((ledger.pending(Seq(2)), ledger.ahead.len()), (0, 1));
         ledger.pin(&[Seq(3)]);
         assert_eq!(ledger.first_pin().unwrap().1.gaps.len(), 1);
+    }
+
+    #[test]
+    fn the_ledger_knows_how_many_records_were_refused_in_a_row() {
+        let mut ledger = Ledger::new();
+        ledger.pin(&[Seq(1), Seq(2), Seq(3), Seq(9)]);
+        assert_eq!(ledger.refused_in_a_row(), 0);
+        assert!(ledger.dead_letter(Seq(1)) && ledger.dead_letter(Seq(2)));
+        assert_eq!(ledger.refused_in_a_row(), 2);
+        ledger.advance(Seq(4), Seq(20));
+        assert_eq!(ledger.refused_in_a_row(), 0, "something was taken since");
     }
 
     #[test]
