@@ -34,6 +34,8 @@ pub(super) struct Draft {
     pub(super) rows: Vec<Row>,
     pub(super) recent: Vec<Change>,
     pub(super) letters: Vec<DeadLetter>,
+    /// What the note is expected to add to the bytes on disk of its row.
+    note_disk_bytes: u64,
     /// Bytes on disk of the readings.
     pub(super) readings_bytes: u64,
 }
@@ -56,7 +58,7 @@ impl Draft {
     pub(super) fn after(books: &Books, wall: Timestamp, max_payload_bytes: usize) -> Self {
         let mut books = books.clone();
         books.commit += 1;
-        Self { books, wall, max_payload_bytes, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), readings_bytes: 0 }
+        Self { books, wall, max_payload_bytes, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), note_disk_bytes: 0, readings_bytes: 0 }
     }
 
     pub(super) fn add_group(&mut self, group: &Group, bytes_per_reading: &mut f64) {
@@ -74,6 +76,13 @@ impl Draft {
             let (taken, row) = self.pack_readings(&rest[..room], bytes_per_reading);
             rest = &rest[taken..];
             self.rows.push(row);
+        }
+        if let Some(row) = self.rows.last() {
+            // So that the limits are looked at with the note counted.
+            let plain = retention::disk_bytes(row.packed.chunk_bytes());
+            let with_note = retention::disk_bytes(row.packed.chunk_bytes() + note_bytes);
+            self.books.streams[Stream::Readings.index()].held_bytes += with_note - plain;
+            self.note_disk_bytes = with_note - plain;
         }
     }
 
@@ -130,7 +139,9 @@ impl Draft {
         let last = self.rows.iter().rfind(|row| row.stream == Stream::Readings && row.count > 0);
         let Some(chunk_bytes) = last.map(|row| row.packed.chunk_bytes()) else { return note.encode() };
         let index = Stream::Readings.index();
-        let without_note = self.books.streams[index].held_bytes - retention::disk_bytes(chunk_bytes);
+        let counted = retention::disk_bytes(chunk_bytes) + self.note_disk_bytes;
+        let without_note = self.books.streams[index].held_bytes.saturating_sub(counted);
+        note.books.streams[index].held_bytes = 0;
         loop {
             let bytes = note.encode();
             let held_bytes = without_note + retention::disk_bytes(chunk_bytes + bytes.len());
