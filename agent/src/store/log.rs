@@ -9,6 +9,7 @@
 //!   sinks   ► ledgers ┘
 //! ```
 
+use postcard::ser_flavors::Size;
 use redb::{ReadableTable, WriteTransaction};
 use tokio::time::Instant;
 use tracing::error;
@@ -193,9 +194,12 @@ impl State {
         let pressure = file.write(|transaction| {
             if copy == RecentCopy::Saved {
                 let row = (recent_commit, recent_position, self.recent.snapshot());
-                let row = postcard::to_extend(&row, Vec::with_capacity(self.recent.snapshot_bytes()))
-                    .expect("a Vec takes any bytes");
-                transaction.open_table(STATE)?.insert(RECENT_ROW, row.as_slice())?;
+                // Straight into redb's buffer: it may be many megabytes.
+                let length =
+                    postcard::serialize_with_flavor(&row, Size::default()).expect("counting never fails");
+                let mut state = transaction.open_table(STATE)?;
+                let mut place = state.insert_reserve(RECENT_ROW, length)?;
+                postcard::to_slice(&row, place.as_mut()).expect("it is as long as was counted");
             }
             if let Some((_, identity)) = &work.epoch {
                 let row = postcard::to_stdvec(identity).expect("a Vec takes any bytes");
