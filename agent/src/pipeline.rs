@@ -325,6 +325,7 @@ fn start_source(
         name: settings.name().into(),
         subscriptions: settings.subscriptions().into(),
         max_payload_bytes: settings.max_payload_bytes(),
+        in_flight: settings.in_flight(),
         kept_payload_bytes: config.store.dead_letters.max_payload_bytes,
     });
     let (intake, stop) = (intake.clone(), rooms.stop_sources.clone());

@@ -209,7 +209,8 @@ impl Forward {
             let is_over = due <= now || mode == Mode::Drain;
             if is_over || range.count() >= self.settings.batch.records {
                 let rest = if is_over { Rest::Too } else { Rest::Waits };
-                step = step.or_else(|| Some(Step::Pin(View::of(&books, stream), range, ledger.ahead.clone(), rest)));
+                step = step
+                    .or_else(|| Some(Step::Pin(View::of(&books, stream), range, ledger.ahead.clone(), rest)));
             }
             earliest = earliest.map_or(Some(due), |before: Instant| Some(before.min(due)));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::inlet::{Batch, Delivery, Item, Outcome, Peer, Rejected, Resent};
+use super::inlet::{Batch, Delivery, Item, Outcome, Peer, Rejected, Resent, SourceSpec};
 use crate::reading::Timestamp;
 use crate::store::DeadLetterOrigin;
 use crate::store::ledger::SourceCounts;
@@ -53,7 +53,7 @@ impl Gathered {
         let source = &batch.source.name;
         let mut counts = self.counts.get(source).copied().unwrap_or_default();
         for item in batch.items {
-            self.add_item(item, &batch.peer, source, &mut counts, recent, wall);
+            self.add_item(item, &batch.peer, &batch.source, &mut counts, recent, wall);
         }
         self.counts.insert(Arc::clone(source), counts);
         self.permits += batch.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -64,13 +64,13 @@ impl Gathered {
         &mut self,
         item: Item,
         peer: &Peer,
-        source: &Arc<str>,
+        source: &SourceSpec,
         counts: &mut SourceCounts,
         recent: &mut Recent,
         wall: Timestamp,
     ) {
         if matches!(item.outcome, Outcome::SessionLost) {
-            self.forget(peer, recent);
+            self.forget(peer, source.in_flight, recent);
             return;
         }
         self.messages += 1;
@@ -84,8 +84,8 @@ impl Gathered {
                         counts.redelivered += 1;
                         return;
                     }
-                    recent.remember(peer, packet_id, item.hash);
-                    self.change(peer).messages.push((packet_id, item.hash.to_le_bytes()));
+                    recent.remember(peer, source.in_flight, packet_id, item.hash);
+                    self.change(peer, source.in_flight).messages.push((packet_id, item.hash.to_le_bytes()));
                 }
             }
         }
@@ -102,24 +102,34 @@ impl Gathered {
             }
             Outcome::Rejected(rejected) => {
                 counts.rejected += 1;
-                self.group.rejected.push(letter(*rejected, source, item.hash, wall));
+                self.group.rejected.push(letter(*rejected, &source.name, item.hash, wall));
             }
             Outcome::Skipped => counts.skipped += 1,
             Outcome::SessionLost => {}
         }
     }
 
-    fn forget(&mut self, peer: &Peer, recent: &mut Recent) {
+    fn forget(&mut self, peer: &Peer, in_flight: u16, recent: &mut Recent) {
         let Peer(Some(peer)) = peer else { return };
         recent.forget(peer);
         self.latest.insert(Arc::clone(peer), self.group.recent.len());
-        self.group.recent.push(Change { peer: peer.to_string(), session_lost: true, messages: Vec::new() });
+        self.group.recent.push(Change {
+            peer: peer.to_string(),
+            session_lost: true,
+            in_flight,
+            messages: Vec::new(),
+        });
     }
 
-    fn change(&mut self, peer: &Arc<str>) -> &mut Change {
+    fn change(&mut self, peer: &Arc<str>, in_flight: u16) -> &mut Change {
         let recent = &mut self.group.recent;
         let place = *self.latest.entry(Arc::clone(peer)).or_insert_with(|| {
-            recent.push(Change { peer: peer.to_string(), session_lost: false, messages: Vec::new() });
+            recent.push(Change {
+                peer: peer.to_string(),
+                session_lost: false,
+                in_flight,
+                messages: Vec::new(),
+            });
             recent.len() - 1
         });
         &mut recent[place]

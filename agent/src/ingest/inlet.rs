@@ -35,6 +35,8 @@ pub struct SourceSpec {
     pub subscriptions: Arc<[Subscription]>,
     /// Longer payloads become dead letters.
     pub max_payload_bytes: usize,
+    /// So many messages a peer may have in flight: as many are recognised when they come again.
+    pub in_flight: u16,
     /// Of a rejected payload, this much is kept.
     pub kept_payload_bytes: usize,
 }

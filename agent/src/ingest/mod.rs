@@ -158,7 +158,11 @@ impl Ingest {
                 match timeout(DRAIN, committing.done.as_mut()).await {
                     Ok(Ok(())) => self.redeem(),
                     Ok(Err(store::Closed)) => return,
-                    Err(_) => return warn!("the store takes nothing now; what was not acknowledged will be sent again"),
+                    Err(_) => {
+                        return warn!(
+                            "the store takes nothing now; what was not acknowledged will be sent again"
+                        );
+                    }
                 }
             }
             if self.gathered.is_empty() {

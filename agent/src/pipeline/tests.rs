@@ -66,6 +66,7 @@ async fn a_blocked_agent_stops_cleanly() {
     drop(store);
     // One reading more, from a sensor.
     let spec = Arc::new(SourceSpec {
+        in_flight: 1_000,
         name: "direct".into(),
         subscriptions: Arc::from(Vec::new()),
         max_payload_bytes: 1 << 20,

@@ -34,6 +34,15 @@ impl Settings {
         }
     }
 
+    /// So many messages a peer may have in flight. Who speaks MQTT 5 is told; a 3.1.1 broker does not say.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        match self {
+            Self::Mqtt(settings) => settings.in_flight(),
+            Self::Listen(_) => listen::IN_FLIGHT,
+        }
+    }
+
     /// The subscriptions, by which payloads are routed and decoded.
     #[must_use]
     pub fn subscriptions(&self) -> &[crate::ingest::Subscription] {

@@ -42,7 +42,12 @@ pub(super) struct Draft {
 
 /// How many of `left` readings go into the next chunk at most: the last one should leave room for the note, so that both
 /// together stay below the size at which redb wastes least.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an estimate")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an estimate"
+)]
 fn room_for(left: usize, note_bytes: usize, bytes_per_reading: f64) -> usize {
     let bytes = (left as f64 * bytes_per_reading) as usize;
     let is_last = bytes < chunk::MAX_BYTES;
@@ -58,7 +63,16 @@ impl Draft {
     pub(super) fn after(books: &Books, wall: Timestamp, max_payload_bytes: usize) -> Self {
         let mut books = books.clone();
         books.commit += 1;
-        Self { books, wall, max_payload_bytes, rows: Vec::new(), recent: Vec::new(), letters: Vec::new(), note_disk_bytes: 0, readings_bytes: 0 }
+        Self {
+            books,
+            wall,
+            max_payload_bytes,
+            rows: Vec::new(),
+            recent: Vec::new(),
+            letters: Vec::new(),
+            note_disk_bytes: 0,
+            readings_bytes: 0,
+        }
     }
 
     pub(super) fn add_group(&mut self, group: &Group, bytes_per_reading: &mut f64) {
@@ -69,7 +83,8 @@ impl Draft {
         for letter in &group.rejected {
             self.add_letter(letter);
         }
-        let note_bytes: usize = 1_024 + group.recent.iter().map(|change| 16 + change.messages.len() * 11).sum::<usize>();
+        let note_bytes: usize =
+            1_024 + group.recent.iter().map(|change| 16 + change.messages.len() * 11).sum::<usize>();
         let mut rest = group.readings.as_slice();
         while !rest.is_empty() {
             let room = room_for(rest.len(), note_bytes, *bytes_per_reading);

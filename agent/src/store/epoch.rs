@@ -82,7 +82,11 @@ mod tests {
         books.begin_epoch(Epoch(uuid::Uuid::from_u128(2)));
         let stream = *books.stream(Stream::Readings);
         assert_eq!((stream.base, stream.appended(), stream.outside(Seq(51))), (50, 50, Seq(1)));
-        assert_eq!(books.previous.unwrap().next[0], Seq(51), "what came before was delivered under the old numbers");
+        assert_eq!(
+            books.previous.unwrap().next[0],
+            Seq(51),
+            "what came before was delivered under the old numbers"
+        );
         for (name, delivered, pending) in [("fast", 40, 10), ("slow", 0, 50)] {
             let ledger = &books.sinks[name].streams[&Stream::Readings];
             assert_eq!((ledger.delivered, ledger.pending(stream.next)), (delivered, pending), "{name}");

@@ -225,7 +225,6 @@ impl StreamBooks {
     pub fn outside(&self, seq: Seq) -> Seq {
         Seq(seq.0.saturating_sub(self.base))
     }
-
 }
 
 impl Ledger {

@@ -10,15 +10,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Messages remembered of a peer: every packet id there is. A 3.1.1 broker does not say how many it keeps in flight.
-pub const ENTRIES_PER_PEER: usize = 65_535;
+/// Every packet id there is: the bound of a sender that does not say how many messages it keeps in flight.
+pub const EVERY_PACKET_ID: u16 = u16::MAX;
 /// Peers remembered; the one silent for longest is forgotten first. Bounds memory when client ids are random.
-pub const PEERS: usize = 4_096;
+const PEERS: usize = 4_096;
+/// Messages remembered of all peers together, ten bytes each; the peer silent for longest is forgotten first.
+const MESSAGES: usize = 1 << 20;
 
 /// What all peers sent last.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
     peers: HashMap<Arc<str>, Messages>,
+    /// Messages of all peers.
+    messages: usize,
     /// Counts changes; a peer remembers the count of its last one.
     now: u64,
 }
@@ -28,6 +32,7 @@ pub struct Recent {
 struct Messages {
     packet_ids: VecDeque<u16>,
     hashes: VecDeque<u64>,
+    in_flight: u16,
     touched: u64,
 }
 
@@ -38,6 +43,8 @@ pub struct Change {
     pub peer: String,
     /// True if its session was lost before these: all that was remembered is void.
     pub session_lost: bool,
+    /// So many messages the peer may have in flight; no more of it are remembered.
+    pub in_flight: u16,
     /// Packet id and hash (little-endian, a fixed eight bytes) of each message.
     pub messages: Vec<(u16, [u8; 8])>,
 }
@@ -56,20 +63,28 @@ impl Recent {
         self.peers.keys()
     }
 
-    /// Remembers one more message of `peer`.
-    pub fn remember(&mut self, peer: &Arc<str>, packet_id: u16, hash: u64) {
+    /// Remembers one more message of `peer`, which may have `in_flight` of them on the way.
+    pub fn remember(&mut self, peer: &Arc<str>, in_flight: u16, packet_id: u16, hash: u64) {
         self.now += 1;
-        let now = self.now;
-        if !self.peers.contains_key(peer) {
-            self.make_room();
+        if self.peers.len() >= PEERS && !self.peers.contains_key(peer) {
+            self.forget_oldest();
         }
         let messages = self.peers.entry(Arc::clone(peer)).or_default();
-        messages.push(packet_id, hash, now);
+        messages.in_flight = in_flight;
+        messages.touched = self.now;
+        let before = messages.hashes.len();
+        messages.push(packet_id, hash);
+        self.messages = self.messages + messages.hashes.len() - before;
+        if self.messages > MESSAGES {
+            self.forget_oldest();
+        }
     }
 
     /// Forgets `peer`: its session is gone.
     pub fn forget(&mut self, peer: &str) {
-        self.peers.remove(peer);
+        if let Some(messages) = self.peers.remove(peer) {
+            self.messages -= messages.hashes.len();
+        }
     }
 
     /// Does again what `change` says.
@@ -79,7 +94,7 @@ impl Recent {
         }
         let peer: Arc<str> = change.peer.as_str().into();
         for (packet_id, hash) in &change.messages {
-            self.remember(&peer, *packet_id, u64::from_le_bytes(*hash));
+            self.remember(&peer, change.in_flight, *packet_id, u64::from_le_bytes(*hash));
         }
     }
 
@@ -90,16 +105,13 @@ impl Recent {
 
     /// Messages remembered, of all peers.
     pub(super) fn messages(&self) -> usize {
-        self.peers.values().map(|messages| messages.hashes.len()).sum()
+        self.messages
     }
 
-    fn make_room(&mut self) {
-        if self.peers.len() < PEERS {
-            return;
-        }
+    fn forget_oldest(&mut self) {
         let oldest = self.peers.iter().min_by_key(|(_, messages)| messages.touched);
         if let Some(peer) = oldest.map(|(peer, _)| Arc::clone(peer)) {
-            self.peers.remove(&peer);
+            self.forget(&peer);
         }
     }
 }
@@ -112,6 +124,7 @@ struct Snapshot<'a>(&'a Recent);
 struct PeerRow<'a> {
     peer: &'a str,
     session_lost: bool,
+    in_flight: u16,
     messages: MessageRows<'a>,
 }
 
@@ -124,6 +137,7 @@ impl Serialize for Snapshot<'_> {
         serializer.collect_seq(peers.into_iter().map(|(peer, messages)| PeerRow {
             peer,
             session_lost: true,
+            in_flight: messages.in_flight,
             messages: MessageRows(messages),
         }))
     }
@@ -137,14 +151,13 @@ impl Serialize for MessageRows<'_> {
 }
 
 impl Messages {
-    fn push(&mut self, packet_id: u16, hash: u64, now: u64) {
-        if self.packet_ids.len() >= ENTRIES_PER_PEER {
+    fn push(&mut self, packet_id: u16, hash: u64) {
+        while self.packet_ids.len() >= usize::from(self.in_flight.max(1)) {
             self.packet_ids.pop_front();
             self.hashes.pop_front();
         }
         self.packet_ids.push_back(packet_id);
         self.hashes.push_back(hash);
-        self.touched = now;
     }
 }
 
@@ -155,7 +168,7 @@ mod tests {
     fn recent(messages: &[(u16, u64)]) -> Recent {
         let mut recent = Recent::default();
         for (packet_id, hash) in messages {
-            recent.remember(&"a".into(), *packet_id, *hash);
+            recent.remember(&"a".into(), EVERY_PACKET_ID, *packet_id, *hash);
         }
         recent
     }
@@ -166,7 +179,7 @@ mod tests {
         assert!(recent.knows("a", 1, 10));
         assert!(!recent.knows("a", 1, 11), "another message under the same id");
         assert!(!recent.knows("b", 1, 10), "another peer");
-        recent.remember(&"a".into(), 1, 11);
+        recent.remember(&"a".into(), EVERY_PACKET_ID, 1, 11);
         assert!(!recent.knows("a", 1, 10), "the id was used anew");
         recent.forget("a");
         assert!(!recent.knows("a", 2, 20), "the session is gone");
@@ -176,18 +189,41 @@ mod tests {
     fn no_more_is_remembered_than_there_are_packet_ids() {
         let mut recent = recent(&[(1, 1)]);
         for round in 0..70_000_u64 {
-            recent.remember(&"a".into(), u16::try_from(round % 65_535 + 1).unwrap(), round);
+            recent.remember(&"a".into(), EVERY_PACKET_ID, u16::try_from(round % 65_535 + 1).unwrap(), round);
         }
-        assert_eq!(recent.peers["a"].hashes.len(), ENTRIES_PER_PEER);
+        assert_eq!(recent.peers["a"].hashes.len(), usize::from(EVERY_PACKET_ID));
     }
 
     #[test]
     fn the_peer_silent_for_longest_is_forgotten_first() {
         let mut recent = Recent::default();
         for peer in 0..=PEERS {
-            recent.remember(&format!("p{peer}").into(), 1, 1);
+            recent.remember(&format!("p{peer}").into(), EVERY_PACKET_ID, 1, 1);
         }
         assert!(!recent.knows("p0", 1, 1) && recent.knows("p1", 1, 1));
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_may_be_in_flight() {
+        let mut recent = Recent::default();
+        for n in 1..=20 {
+            recent.remember(&"a".into(), 5, n, u64::from(n));
+        }
+        assert!(recent.knows("a", 16, 16) && !recent.knows("a", 15, 15));
+        assert_eq!(recent.messages(), 5);
+    }
+
+    #[test]
+    fn all_peers_together_are_bounded() {
+        let mut recent = Recent::default();
+        for peer in 0..20 {
+            let peer: Arc<str> = format!("p{peer}").into();
+            for n in 1..=EVERY_PACKET_ID {
+                recent.remember(&peer, EVERY_PACKET_ID, n, 7);
+            }
+        }
+        assert!(recent.messages() <= MESSAGES);
+        assert!(recent.knows("p19", 1, 7) && !recent.knows("p0", 1, 7));
     }
 
     #[test]

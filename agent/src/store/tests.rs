@@ -55,7 +55,12 @@ fn readings(from: u64, count: u64) -> Group {
         remarks: None,
     };
     let messages = (from..from + count).map(|n| (u16::try_from(n % 65_535 + 1).unwrap(), n.to_le_bytes()));
-    let recent = recent::Change { peer: "plant/c".into(), session_lost: false, messages: messages.collect() };
+    let recent = recent::Change {
+        peer: "plant/c".into(),
+        session_lost: false,
+        in_flight: u16::MAX,
+        messages: messages.collect(),
+    };
     Group { readings: (from..from + count).map(reading).collect(), recent: vec![recent], ..Group::default() }
 }
 

@@ -169,7 +169,8 @@ impl Writer {
 
     /// Whether readings have to wait: by the operator's rule, or for the windows, which must have passed what is given up.
     fn is_full(&self) -> bool {
-        let is_blocking = self.state.as_ref().is_some_and(|state| state.settings.when_full == WhenFull::Block);
+        let is_blocking =
+            self.state.as_ref().is_some_and(|state| state.settings.when_full == WhenFull::Block);
         self.pressure.far_over || (self.pressure.over && is_blocking)
     }
 

@@ -117,6 +117,10 @@ impl Error {
     }
 }
 
+/// Messages that a client may have in flight: so many of its last are recognised when they come again. MQTT 5 clients are told
+/// (Receive Maximum); those of 3.1.1 use 20 to 100 by default.
+pub const IN_FLIGHT: u16 = 1_024;
+
 /// What the listener needs of the rest of the house.
 pub struct Rooms {
     /// What is accepted, and how it is read.

@@ -22,7 +22,7 @@ use crate::ingest::{Arrival, Delivery, Inlet, Pushed, Replayed, Resent};
 
 /// Messages that a client may have published and not seen through. A client of MQTT 5 is told, and cut off above it; of
 /// one of MQTT 3.1.1 nothing more is read. Large enough that eight clients fill a group commit.
-pub(super) const RECEIVE_MAXIMUM: u16 = 1_024;
+pub(super) const RECEIVE_MAXIMUM: u16 = super::IN_FLIGHT;
 
 /// Where messages go: the inlet, or what a test puts in its place.
 pub(super) trait Door {

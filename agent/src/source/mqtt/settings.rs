@@ -34,6 +34,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// So many messages the broker may have in flight to us.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        match self.protocol {
+            Protocol::V311 => crate::store::recent::EVERY_PACKET_ID,
+            Protocol::V5 => super::link::RECEIVE_MAXIMUM,
+        }
+    }
+
     /// `keep_alive` where the operator does not say.
     pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
     /// `max_payload` where the operator does not say: 1 MiB.

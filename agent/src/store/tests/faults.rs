@@ -183,7 +183,12 @@ fn what_is_remembered_of_two_hundred_clients_fits_a_gateway() {
     for client in 0..200 {
         let peer: Arc<str> = format!("direct/sensor-{client:04}").into();
         for n in 0..70_000_u64 {
-            recent.remember(&peer, u16::try_from(n % 65_535 + 1).unwrap(), n);
+            recent.remember(
+                &peer,
+                crate::source::listen::IN_FLIGHT,
+                u16::try_from(n % 65_535 + 1).unwrap(),
+                n,
+            );
         }
     }
     let row = postcard::to_stdvec(&recent.snapshot()).unwrap();
@@ -295,7 +300,7 @@ proptest::proptest! {
                 }
                 Step::SessionLost => {
                     let lost = recent::Change {
-                        peer: "plant/c".into(), session_lost: true, messages: Vec::new(),
+                        peer: "plant/c".into(), session_lost: true, in_flight: u16::MAX, messages: Vec::new(),
                     };
                     work.group = Some(Group { recent: vec![lost], ..Group::default() });
                     known.clear();

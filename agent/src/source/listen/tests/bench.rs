@@ -84,6 +84,7 @@ impl Bench {
         let (sender, report) = watch::channel(Report::default());
         let stop = CancellationToken::new();
         let source = SourceSpec {
+            in_flight: 1_000,
             name: settings.name.as_str().into(),
             subscriptions: settings.subscriptions.clone().into(),
             max_payload_bytes: settings.max_payload_bytes,

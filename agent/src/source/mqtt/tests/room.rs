@@ -99,6 +99,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn start(settings: Settings, memory: &Memory) -> Self {
         let spec = Arc::new(SourceSpec {
+            in_flight: 1_000,
             name: settings.name.as_str().into(),
             subscriptions: settings.subscriptions.clone().into(),
             max_payload_bytes: settings.max_payload_bytes,
