@@ -98,6 +98,7 @@ impl Draft {
             let with_note = retention::disk_bytes(row.packed.chunk_bytes() + note_bytes);
             self.books.streams[Stream::Readings.index()].held_bytes += with_note - plain;
             self.note_disk_bytes = with_note - plain;
+            self.readings_bytes += with_note - plain;
         }
     }
 

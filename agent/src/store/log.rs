@@ -55,6 +55,8 @@ pub(super) struct State {
     next_batches: NextBatches,
     bytes_per_reading: f64,
     pub(super) trimmed_at_commit: u64,
+    /// Whether the last commit left the store over its limit.
+    is_over: bool,
 }
 
 /// Whether anybody computes windows.
@@ -138,6 +140,7 @@ impl State {
         }
         Ok(Self {
             trimmed_at_commit: books.commit,
+            is_over: false,
             books,
             recent,
             sinks: Vec::new(),
@@ -258,6 +261,7 @@ impl State {
         if let Some(sinks) = &work.sinks {
             self.sinks.clone_from(sinks);
         }
+        self.is_over = pressure.over;
         if pressure.trimmed {
             self.trimmed_at_commit = self.books.commit;
         }
@@ -270,7 +274,10 @@ impl State {
         let carried =
             messages(&self.carried) + work.group.as_ref().map_or(0, |group| messages(&group.recent));
         let is_old = self.books.commit >= saved.commit + RECENT_EVERY_COMMITS;
-        (is_old && saved.messages_since >= self.recent.messages())
+        // Over the limit all the same: what could go may be needed for its notes alone.
+        let is_over = self.is_over && saved.position < self.books.stream(Stream::Readings).next;
+        is_over
+            || (is_old && saved.messages_since >= self.recent.messages())
             || saved.bytes_since + readings_bytes > max_bytes
             || (carried >= RECENT_EVERY_CARRIED && !self.carried.is_empty())
     }

@@ -249,10 +249,14 @@ impl Writer {
         self.ends.head.send_if_modified(|head| std::mem::replace(head, next) != next);
     }
 
-    /// A store that shed stays so until there is clearly room again: not every commit of a full store gives something up.
+    /// A store that shed stays so until there is clearly room again, or nothing left to miss: not every commit of a full store
+    /// gives something up.
     fn still_sheds(&self, state: &State) -> bool {
         let is_shedding = self.ends.report.borrow().state == report::State::Shedding;
-        is_shedding && state.books.held_bytes() > state.settings.max_size_bytes / 10 * 9
+        let is_wanted = state.sinks.iter().any(|sink| {
+            sink.streams.iter().any(|stream| state.books.pending(&sink.name, *stream).unwrap_or(0) > 0)
+        });
+        is_shedding && is_wanted && state.books.held_bytes() > state.settings.max_size_bytes / 10 * 9
     }
 
     /// Says once when trouble begins, and once when it ends.
