@@ -36,6 +36,7 @@ pub(super) struct Draft {
     pub(super) letters: Vec<DeadLetter>,
     /// What the note is expected to add to the bytes on disk of its row.
     note_disk_bytes: u64,
+    last_row_bytes: Option<u64>,
     /// Bytes on disk of the readings.
     pub(super) readings_bytes: u64,
 }
@@ -71,6 +72,7 @@ impl Draft {
             recent: Vec::new(),
             letters: Vec::new(),
             note_disk_bytes: 0,
+            last_row_bytes: None,
             readings_bytes: 0,
         }
     }
@@ -98,6 +100,7 @@ impl Draft {
             let with_note = retention::disk_bytes(row.packed.chunk_bytes() + note_bytes);
             self.books.streams[Stream::Readings.index()].held_bytes += with_note - plain;
             self.note_disk_bytes = with_note - plain;
+            self.last_row_bytes = Some(with_note);
             self.readings_bytes += with_note - plain;
         }
     }
@@ -147,6 +150,11 @@ impl Draft {
             self.books.checkpoint.position = update.position;
             self.books.checkpoint.windows_next = self.books.stream(Stream::Windows).next;
         }
+    }
+
+    /// Bytes on disk of the last row of readings, if this commit writes any.
+    pub(super) fn last_row_bytes(&self) -> Option<u64> {
+        self.last_row_bytes
     }
 
     /// The note of this commit. Its own bytes are in the books that it holds, so it is written until both agree.

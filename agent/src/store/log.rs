@@ -55,6 +55,8 @@ pub(super) struct State {
     next_batches: NextBatches,
     bytes_per_reading: f64,
     pub(super) trimmed_at_commit: u64,
+    /// Bytes on disk of the last row of the readings that holds any.
+    last_row_bytes: u64,
     /// Whether the last commit left the store over its limit.
     is_over: bool,
 }
@@ -88,7 +90,7 @@ struct RecentSaved {
 impl State {
     /// Reads the state that the last commit left.
     pub(super) fn load(file: &File, settings: Settings, windows: WindowsPresence) -> Result<Self, Error> {
-        let (note, carried, recent, recent_saved) = file.read(|transaction| {
+        let (note, carried, recent, recent_saved, last_row_bytes) = file.read(|transaction| {
             let readings = transaction.open_table(READINGS)?;
             let state = transaction.open_table(STATE)?;
             let saved = state.get(RECENT_ROW)?;
@@ -100,6 +102,7 @@ impl State {
 
             let mut notes: Vec<Note> = Vec::new();
             let mut last_is_empty = false;
+            let mut last_row_bytes = 0;
             for row in readings.iter()?.rev() {
                 let (key, value) = row?;
                 let seq = Seq(key.value());
@@ -112,6 +115,9 @@ impl State {
                     }
                     Err(source) => return Err(Error::Chunk { stream: Stream::Readings, seq, source }),
                 };
+                if chunk.header.count > 0 && last_row_bytes == 0 {
+                    last_row_bytes = retention::disk_bytes(value.value().len());
+                }
                 if chunk.note.is_empty() {
                     continue;
                 }
@@ -132,7 +138,7 @@ impl State {
             }
             let messages_since = notes.iter().map(|note| messages(&note.recent)).sum();
             let saved = RecentSaved { commit: saved_commit, position, bytes_since: 0, messages_since };
-            Ok((notes.into_iter().next(), carried.unwrap_or_default(), recent, saved))
+            Ok((notes.into_iter().next(), carried.unwrap_or_default(), recent, saved, last_row_bytes))
         })?;
         let books = note.map(|note| note.books).unwrap_or_default();
         if windows == WindowsPresence::None {
@@ -140,6 +146,7 @@ impl State {
         }
         Ok(Self {
             trimmed_at_commit: books.commit,
+            last_row_bytes,
             is_over: false,
             books,
             recent,
@@ -220,6 +227,7 @@ impl State {
             let limits = retention::Limits {
                 settings: &self.settings,
                 sinks,
+                last_row_bytes: draft.last_row_bytes().unwrap_or(self.last_row_bytes),
                 recent_position: match copy {
                     RecentCopy::Saved => recent_position,
                     RecentCopy::AsBefore => self.recent_saved.position,
@@ -240,6 +248,7 @@ impl State {
 
     /// The commit is durable: it is the state now.
     fn settle(&mut self, draft: Draft, work: &Work, copy: RecentCopy, pressure: retention::Pressure) {
+        let last_row_bytes = draft.last_row_bytes();
         let before = std::mem::replace(&mut self.books, draft.books);
         let wrote_records = self.books.stream(Stream::Readings).next > before.stream(Stream::Readings).next;
         if copy == RecentCopy::Saved {
@@ -262,6 +271,7 @@ impl State {
             self.sinks.clone_from(sinks);
         }
         self.is_over = pressure.over;
+        self.last_row_bytes = last_row_bytes.unwrap_or(self.last_row_bytes);
         if pressure.trimmed {
             self.trimmed_at_commit = self.books.commit;
         }

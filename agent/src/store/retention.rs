@@ -30,6 +30,9 @@ pub(super) struct Limits<'a> {
     /// Readings before this are not needed to recognise redeliveries.
     pub(super) recent_position: Seq,
     pub(super) wall: Timestamp,
+    /// Bytes on disk of the last row of the readings, which stays whatever the limits say. A store that holds no more than
+    /// this is not over its limit: nothing could ever bring it below.
+    pub(super) last_row_bytes: u64,
     /// Whether it is time to trim even without need.
     pub(super) trim_now: bool,
 }
@@ -106,7 +109,7 @@ pub(super) fn enforce(
                 .shed(transaction, books, GapReason::ShedSize, &|books, _| books.held_bytes() > max_bytes)?;
         }
     }
-    pressure.over = is_full(books);
+    pressure.over = books.held_bytes().saturating_sub(limits.last_row_bytes) > max_bytes;
     let next = books.stream(Stream::Readings).next;
     pressure.wants_checkpoint = pressure.over && books.checkpoint.position < next;
     pressure.far_over = pressure.wants_checkpoint && books.held_bytes() > max_bytes + max_bytes / 4;
