@@ -137,6 +137,7 @@ impl Ingest {
 
     fn commit(&mut self) {
         let pace = if self.rhythm.is_sparse(self.commit_interval) { Pace::Sparse } else { Pace::Steady };
+        self.rhythm.committing(self.commit_interval);
         let (group, receipts) = self.gathered.take(pace);
         let store = self.store.clone();
         let done: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(append(store, group));
@@ -146,7 +147,7 @@ impl Ingest {
     fn redeem(&mut self) {
         if let Some(committing) = self.committing.take() {
             committing.receipts.into_iter().for_each(Receipt::redeem);
-            self.rhythm.released(self.clock.monotonic(), self.commit_interval);
+            self.rhythm.released(self.clock.monotonic());
         }
     }
 
