@@ -261,6 +261,7 @@ time = "/ts"
 [windows.ten_seconds]
 size = "10s"
 lateness = "1s"
+idle = "2s"
 aggregates = ["count", "mean", "min", "max", "p95"]
 fields = [{fields}]
 

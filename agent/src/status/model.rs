@@ -328,7 +328,11 @@ fn source_status(counts: SourceCounts, input: Option<&SourceInput>) -> SourceSta
     SourceStatus {
         state: report.as_ref().map(|report| report.state),
         present: input.is_some(),
-        endpoint: input.map(|input| without_credentials(&input.endpoint)),
+        // Port 0 says nothing; the one that the system chose does.
+        endpoint: match report.as_ref().and_then(|report| report.address) {
+            Some(bound) => Some(bound.to_string()),
+            None => input.map(|input| without_credentials(&input.endpoint)),
+        },
         clients: report.as_ref().and_then(|report| report.clients),
         last_error: report.and_then(|report| report.last_error),
         received: counts.received,
