@@ -129,7 +129,7 @@ from_redb!(
 /// The open database.
 #[derive(Debug)]
 pub(super) struct File {
-    path: PathBuf,
+    medium: Medium,
     database: RwLock<Option<Database>>,
 }
 
@@ -144,8 +144,13 @@ impl File {
         if !path.exists() {
             create(&path)?;
         }
-        let database = open(&path, progress)?;
-        Ok(Self { path, database: RwLock::new(Some(database)) })
+        Self::on(Medium::File(path), progress)
+    }
+
+    /// Opens what lies on `medium`; all tables are there.
+    pub(super) fn on(medium: Medium, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
+        let database = medium.open(progress)?;
+        Ok(Self { medium, database: RwLock::new(Some(database)) })
     }
 
     /// Opens `store.redb` in `dir` if it is there.
@@ -157,8 +162,7 @@ impl File {
         if let Err(source) = std::fs::metadata(&path) {
             return Err(Error::Directory { path, source });
         }
-        let database = open(&path, |_| {})?;
-        Ok(Self { path, database: RwLock::new(Some(database)) })
+        Self::on(Medium::File(path), |_| {})
     }
 
     /// Runs `work` in a read transaction.
@@ -197,7 +201,7 @@ impl File {
         let before = database.take();
         // Dropping writes, too; a panic there says what we know already.
         drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
-        *database = Some(open(&self.path, |_| {})?);
+        *database = Some(self.medium.open(|_| {})?);
         Ok(())
     }
 
@@ -229,6 +233,15 @@ fn create(path: &Path) -> Result<(), Error> {
         _ => {}
     }
     let database = builder().create(&temporary).map_err(|error| open_error(error, &temporary))?;
+    make_tables(&database)?;
+    drop(database);
+    std::fs::rename(&temporary, path).map_err(io)?;
+    let dir = path.parent().expect("the file lies in the data directory");
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// Makes all tables, so that nobody has to ask whether one is there.
+pub(super) fn make_tables(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     for stream in Stream::ALL {
         transaction.open_table(table(stream))?;
@@ -236,20 +249,45 @@ fn create(path: &Path) -> Result<(), Error> {
     transaction.open_table(STATE)?;
     transaction.open_table(SERIES)?;
     transaction.open_table(DEAD_LETTERS)?;
-    transaction.commit()?;
-    drop(database);
-    std::fs::rename(&temporary, path).map_err(io)?;
-    let dir = path.parent().expect("the file lies in the data directory");
-    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+    Ok(transaction.commit()?)
 }
 
-fn open(path: &Path, progress: impl Fn(f64) + 'static) -> Result<Database, Error> {
-    let mut builder = builder();
-    builder.set_repair_callback(move |session| progress(session.progress()));
-    catch_unwind(AssertUnwindSafe(|| builder.open(path).map_err(|error| open_error(error, path))))
-        .unwrap_or_else(|panic| {
+/// What a store lies on.
+pub(super) enum Medium {
+    /// A file.
+    File(PathBuf),
+    /// A disk of the tests, which fails when it is told to.
+    #[cfg(test)]
+    Disk(OpenDisk),
+}
+
+/// Opens what lies on a disk of the tests.
+#[cfg(test)]
+pub(super) type OpenDisk = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send + Sync>;
+
+impl Medium {
+    fn open(&self, progress: impl Fn(f64) + 'static) -> Result<Database, Error> {
+        let mut builder = builder();
+        builder.set_repair_callback(move |session| progress(session.progress()));
+        let opened = catch_unwind(AssertUnwindSafe(|| match self {
+            Self::File(path) => builder.open(path).map_err(|error| open_error(error, path)),
+            #[cfg(test)]
+            Self::Disk(open) => open(&builder).map_err(|error| open_error(error, Path::new("disk"))),
+        }));
+        opened.unwrap_or_else(|panic| {
             Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) })
         })
+    }
+}
+
+impl std::fmt::Debug for Medium {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            #[cfg(test)]
+            Self::Disk(_) => f.write_str("Disk"),
+        }
+    }
 }
 
 fn builder() -> redb::Builder {

@@ -95,8 +95,20 @@ impl Store {
             report.send_modify(|report| report.recovering = Some(Recovering { done_bytes, total_bytes }));
         };
         let file = Arc::new(File::open(&settings.data_dir, progress)?);
+        Self::open_file(file, settings, (agent, machine), windows, clock, published)
+    }
+
+    /// As [`Store::open`], with the file that was opened; `owner` is agent and machine.
+    pub(super) fn open_file(
+        file: Arc<File>,
+        settings: Settings,
+        owner: (&str, &str),
+        windows: WindowsPresence,
+        clock: Clock,
+        published: Published,
+    ) -> Result<Opened, Error> {
         let before = identity(&file)?;
-        let identity = Identity { agent: agent.to_owned(), machine: machine.to_owned() };
+        let identity = Identity { agent: owner.0.to_owned(), machine: owner.1.to_owned() };
         let mut state = State::load(&file, settings, windows)?;
         if before.as_ref() != Some(&identity) {
             let epoch = Epoch(uuid::Uuid::new_v4());

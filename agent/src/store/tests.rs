@@ -1,5 +1,6 @@
 //! The store as rooms use it: groups in, sinks' answers, crashes between.
 
+mod disk;
 mod faults;
 
 use std::sync::Arc;

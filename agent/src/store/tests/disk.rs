@@ -1,0 +1,239 @@
+//! A disk that fails: every write and sync of a workload fails once, and the power goes at every one of them.
+
+use std::io;
+use std::sync::Mutex;
+
+use redb::{Database, StorageBackend};
+
+use super::*;
+use crate::store::file::{File, Medium, make_tables};
+use crate::store::recent::Recent;
+
+/// A disk in memory. What was written since the last sync may be gone when the power goes.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    /// What the running system sees.
+    seen: Vec<u8>,
+    /// What is certain to survive.
+    synced: Vec<u8>,
+    /// Writes since the last sync, in order.
+    unsynced: Vec<(usize, Vec<u8>)>,
+    /// Writes and syncs so far.
+    operations: u64,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    /// The first operation that fails.
+    from: u64,
+    /// The first that does not any more.
+    until: u64,
+    kind: io::ErrorKind,
+}
+
+impl Platter {
+    fn operate(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        match self.trouble {
+            Some(Trouble { from, until, kind }) if (from..until).contains(&self.operations) => {
+                Err(kind.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let platter = self.0.lock().unwrap();
+        let offset = usize::try_from(offset).unwrap();
+        let part = platter.seen.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(part);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut platter = self.0.lock().unwrap();
+        platter.operate()?;
+        let len = usize::try_from(len).unwrap();
+        platter.seen.resize(len, 0);
+        // The length is metadata, which the journal of the file system keeps.
+        platter.synced.resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut platter = self.0.lock().unwrap();
+        platter.operate()?;
+        platter.synced = platter.seen.clone();
+        platter.unsynced.clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut platter = self.0.lock().unwrap();
+        platter.operate()?;
+        let offset = usize::try_from(offset).unwrap();
+        platter.seen[offset..offset + data.len()].copy_from_slice(data);
+        platter.unsynced.push((offset, data.to_vec()));
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// A disk with an empty store on it.
+    fn formatted() -> Self {
+        let disk = Self::default();
+        let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+        make_tables(&database).unwrap();
+        drop(database);
+        disk
+    }
+
+    fn fail(&self, from: u64, until: u64, kind: io::ErrorKind) {
+        self.0.lock().unwrap().trouble = Some(Trouble { from, until, kind });
+    }
+
+    fn operations(&self) -> u64 {
+        self.0.lock().unwrap().operations
+    }
+
+    /// The disk as the next boot finds it: of what was not synced a random part, sectors torn.
+    fn after_a_power_cut(&self, random: &mut fastrand::Rng) -> Self {
+        const SECTOR: usize = 512;
+        let platter = self.0.lock().unwrap();
+        let mut left = platter.synced.clone();
+        for (offset, data) in &platter.unsynced {
+            for (index, sector) in data.chunks(SECTOR).enumerate() {
+                if random.bool() {
+                    let at = offset + index * SECTOR;
+                    left[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        let seen = left.clone();
+        Self(Arc::new(Mutex::new(Platter { seen, synced: left, ..Platter::default() })))
+    }
+
+    fn open(&self) -> Result<(Running, Recent), Error> {
+        let disk = self.clone();
+        let medium = Medium::Disk(Box::new(move |builder| builder.create_with_backend(disk.clone())));
+        let file = Arc::new(File::on(medium, |_| {})?);
+        let settings = Settings::in_dir("unused".into());
+        let (windows, published) = (WindowsPresence::Configured, Published::default());
+        let opened = Store::open_file(file, settings, ("gw", "machine"), windows, Clock, published)?;
+        let writer = tokio::spawn(opened.writer.run());
+        let recent = opened.recent;
+        Ok((Running { store: opened.store, recent: recent.clone(), writer }, recent))
+    }
+}
+
+/// Ten groups of three readings, with every other kind of transaction between them. Says how many groups were acknowledged.
+async fn workload(running: &Running, acknowledged: &mut u64) -> Result<(), Closed> {
+    let store = &running.store;
+    store.configure_sinks(vec![sink("cloud")]).await?;
+    for n in 0..10 {
+        store.append(readings(n * 3, 3)).await?;
+        *acknowledged += 1;
+        let epoch = running.books().epoch;
+        match n % 5 {
+            0 => store.advance("cloud", epoch, Stream::Readings, Seq(n * 3 + 2)).await?,
+            1 => {
+                let checkpoint =
+                    Some(Checkpoint { changed: vec![(vec![1], vec![2])], ..Checkpoint::default() });
+                let position = Seq(n * 3 + 4);
+                store
+                    .update_windows(WindowsUpdate { position, checkpoint, ..WindowsUpdate::default() })
+                    .await?;
+            }
+            2 => store.change(change(running, LedgerEvent::Split)).await?,
+            3 => store.remember("filters", vec![1, 2, 3]).await?,
+            _ => store.change(change(running, LedgerEvent::Pin(vec![Seq(n * 3 + 3)]))).await?,
+        }
+    }
+    Ok(())
+}
+
+/// What must hold whatever happened, if so many groups were acknowledged.
+fn check(running: &Running, recent: &Recent, acknowledged: u64, what: &str) {
+    let found = numbers(&running.store);
+    let expected: Vec<u64> = (0..found.len() as u64).collect();
+    assert_eq!(found, expected, "{what}: stored once, in order, without a hole");
+    assert!(
+        found.len() as u64 >= acknowledged * 3,
+        "{what}: {acknowledged} groups acknowledged, {} stored",
+        found.len()
+    );
+    let books = running.books();
+    let stream = books.stream(Stream::Readings);
+    assert_eq!(stream.appended(), found.len() as u64, "{what}");
+    for n in 0..acknowledged * 3 {
+        let packet_id = u16::try_from(n + 1).unwrap();
+        assert!(recent.knows("plant/c", packet_id, n), "{what}: message {n} would be stored again");
+    }
+    if let Some(sink) = books.sinks.get("cloud") {
+        let ledger = &sink.streams[&Stream::Readings];
+        let settled = ledger.delivered + ledger.dead_lettered + ledger.shed;
+        assert_eq!(stream.appended(), settled + ledger.pending(stream.next), "{what}: the books balance");
+    }
+}
+
+/// How many writes and syncs the workload makes on a sound disk.
+async fn operations() -> u64 {
+    let disk = Disk::formatted();
+    let before = disk.operations();
+    let (running, _) = disk.open().unwrap();
+    workload(&running, &mut 0).await.unwrap();
+    disk.operations() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_for_a_while_loses_nothing_and_the_work_goes_on() {
+    let operations = operations().await;
+    assert!(operations > 100, "the workload writes");
+    for from in 1..=operations {
+        for (kind, lasts) in [(io::ErrorKind::StorageFull, 3), (io::ErrorKind::Other, 1)] {
+            let what = format!("{kind:?} at operation {from}");
+            let disk = Disk::formatted();
+            let before = disk.operations();
+            let Ok((running, _)) = disk.open() else { continue };
+            disk.fail(before + from, before + from + lasts, kind);
+            let mut acknowledged = 0;
+            workload(&running, &mut acknowledged).await.unwrap();
+            assert_eq!(acknowledged, 10, "{what}");
+            running.crash().await;
+            let (running, recent) = disk.open().unwrap();
+            check(&running, &recent, 10, &what);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_at_any_write_loses_nothing_that_was_acknowledged() {
+    let operations = operations().await;
+    let mut random = fastrand::Rng::with_seed(4);
+    for cut in 1..=operations {
+        let disk = Disk::formatted();
+        let before = disk.operations();
+        let (running, _) = disk.open().unwrap();
+        disk.fail(before + cut, u64::MAX, io::ErrorKind::Other);
+        let mut acknowledged = 0;
+        let patience = Duration::from_secs(3);
+        drop(tokio::time::timeout(patience, workload(&running, &mut acknowledged)).await);
+        running.crash().await;
+        for image in 0..4 {
+            let what = format!("power cut at operation {cut}, image {image}");
+            let after = disk.after_a_power_cut(&mut random);
+            let (running, recent) = after.open().unwrap_or_else(|error| panic!("{what}: {error}"));
+            check(&running, &recent, acknowledged, &what);
+        }
+    }
+}
