@@ -22,7 +22,7 @@ const BATCHES_WAITING: usize = 1_024;
 const BATCH_MESSAGES: usize = 256;
 /// Bytes that all inlets together may have on the way to the disk. Larger buys no throughput: a group commit takes
 /// far less.
-pub(super) const BUDGET_BYTES: usize = 8 << 20;
+pub(super) const BUDGET_BYTES: usize = 4 << 20;
 /// What a message costs in memory beside its readings.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 

@@ -13,7 +13,7 @@ use crate::reading::{Reading, WindowRecord};
 use crate::stream::{Seq, SeqRange, Stream};
 
 /// Bytes of readings kept in memory for readers that are close behind; they then cost no decoding.
-const TAIL_BYTES: usize = 3 << 20;
+const TAIL_BYTES: usize = 2 << 20;
 
 /// So many damaged chunks are named in the log; more of them say nothing new.
 const REPORTED: usize = 1_000;
