@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::backoff;
 use crate::secret::Secret;
+pub use crate::store::work::{BatchLimits, Required};
 use crate::stream::Stream;
 use crate::tls;
 
@@ -32,23 +33,6 @@ pub struct Settings {
     pub headers: Vec<(String, Secret)>,
     /// Whom to trust and who we are.
     pub tls: tls::ClientSettings,
-}
-
-/// How much goes into one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchLimits {
-    /// At most this many records.
-    pub records: u64,
-    /// At most this many bytes of body before compression, unless a single record is larger.
-    pub bytes: usize,
-    /// How long the oldest record waits for others.
-    pub wait: Duration,
-}
-
-impl Default for BatchLimits {
-    fn default() -> Self {
-        Self { records: 1_000, bytes: 256 << 10, wait: Duration::from_secs(1) }
-    }
 }
 
 impl Settings {
@@ -81,14 +65,4 @@ pub enum AckRule {
     Status,
     /// Only with a body `{"next": N}`.
     Body,
-}
-
-/// Whether a sink may hold up the others' intake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Required {
-    /// With `when_full = "block"`, intake waits for this sink.
-    #[default]
-    Yes,
-    /// It never holds anything up.
-    No,
 }

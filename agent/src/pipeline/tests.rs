@@ -80,8 +80,10 @@ async fn a_blocked_agent_stops_cleanly() {
         replayed: crate::ingest::Replayed::No,
     });
     inlet.flushed().await.unwrap();
+    let mut durable = inlet.durable();
+    let stored = timeout(Duration::from_millis(1_500), durable.wait_for(|count| *count > 0)).await;
+    assert!(stored.is_err(), "nothing is acknowledged while the store is full");
     drop(inlet);
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
     let stopped = timeout(Duration::from_secs(20), running.stop()).await;
     assert!(matches!(stopped, Ok(Ok(()))), "a full store and SIGTERM: {stopped:?}");
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ledger::Books;
-use super::work::{Pace, SinkSpec, Work};
-use crate::forward::settings::BatchLimits;
+use super::work::{BatchLimits, Pace, SinkSpec, Work};
 use crate::stream::{Seq, Stream};
 use crate::wire;
 

@@ -11,9 +11,8 @@ use super::chunk;
 use super::file::{self, Error};
 use super::ledger::Books;
 use super::settings::{Settings, WhenFull};
-use super::work::SinkSpec;
+use super::work::{Required, SinkSpec};
 use crate::clock::Clock;
-use crate::forward::settings::Required;
 use crate::reading::Timestamp;
 use crate::stream::{GapReason, Seq, SeqRange, Stream};
 

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::work::{Group, LedgerChange, LedgerEvent, SinkSpec};
+use super::work::{BatchLimits, Group, LedgerChange, LedgerEvent, Required, SinkSpec};
 use super::*;
 use crate::clock::Clock;
-use crate::forward::settings::{BatchLimits, Required};
 use crate::reading::{Origin, Shape, Timestamp, Value};
 use crate::stream::Stream;
 

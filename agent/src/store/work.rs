@@ -1,11 +1,12 @@
 //! What waits for the next commit, and what rooms may ask for.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::ledger::{Identity, SourceCounts};
 use super::recent::Change;
 use super::{DeadLetterOrigin, WindowsUpdate};
-use crate::forward::settings::{BatchLimits, Required};
 use crate::reading::{Reading, Timestamp};
 use crate::stream::{Epoch, Seq, Stream};
 
@@ -77,6 +78,33 @@ pub enum LedgerEvent {
     Split,
     /// The only record of the first pinned batch was refused for good.
     DeadLetter(Seq, Box<Letter>),
+}
+
+/// How much goes into one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// At most this many records.
+    pub records: u64,
+    /// At most this many bytes of body before compression, unless a single record is larger.
+    pub bytes: usize,
+    /// How long the oldest record waits for others.
+    pub wait: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { records: 1_000, bytes: 256 << 10, wait: Duration::from_secs(1) }
+    }
+}
+
+/// Whether a sink may hold up the others' intake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Required {
+    /// With `when_full = "block"`, intake waits for this sink.
+    #[default]
+    Yes,
+    /// It never holds anything up.
+    No,
 }
 
 /// A sink, as far as the store has to know it.
