@@ -9,6 +9,14 @@ use tokio::time::Instant;
 
 use crate::reading::{ClockState, Timestamp};
 
+/// Waits until `at`, or for ever if there is nothing to wait for.
+pub async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// 2026-11-01T00:00:00Z: this version was written later, so no clock that is right shows an earlier time.
 const WRITTEN: Timestamp = Timestamp(1_793_491_200_000_000);
 

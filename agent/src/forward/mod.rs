@@ -39,7 +39,7 @@ use self::batch::{Batch, Builder, Rest, View};
 use self::http::Endpoint;
 use crate::backoff::Backoff;
 use crate::causes::chain;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::store::ledger::{Books, Ledger};
 use crate::store::work::{LedgerChange, LedgerEvent, Letter};
 use crate::store::{self, DeadLetterOrigin, Store};
@@ -154,16 +154,10 @@ impl Forward {
             Step::Send(view, range, gaps) => self.send(view, range, gaps).await?,
             Step::Pin(view, range, gaps, rest) => self.pin(view, range, gaps, rest).await?,
             Step::Wait(until) => {
-                let pause = async {
-                    match until {
-                        Some(until) => sleep_until(until).await,
-                        None => std::future::pending().await,
-                    }
-                };
                 let is_draining = drain.is_cancelled();
                 tokio::select! {
                     changed = self.books.changed() => changed.map_err(|_| store::Closed)?,
-                    () = pause => {}
+                    () = clock::until(until) => {}
                     () = drain.cancelled(), if !is_draining => {}
                 }
             }
@@ -299,8 +293,7 @@ impl Forward {
         let describe = || answer.describe();
         match answer.verdict(self.settings.ack) {
             Verdict::Delivered(next) => return self.delivered(view, batch, next).await,
-            Verdict::Refused => return self.refused(view, batch, answer).await,
-            Verdict::TooLarge => return self.refused(view, batch, answer).await,
+            Verdict::Refused | Verdict::TooLarge => return self.refused(view, batch, answer).await,
             Verdict::Retry(pause) => self.pause(State::Retrying, describe(), pause),
             Verdict::Unauthorized => self.pause(State::Unauthorized, describe(), None),
             Verdict::Misconfigured => self.pause(State::Misconfigured, describe(), None),

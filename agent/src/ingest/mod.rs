@@ -27,13 +27,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use self::gather::{Gathered, Receipt};
 use self::inlet::{BUDGET_BYTES, Batch};
 use self::rhythm::Rhythm;
-use crate::clock::Clock;
+use crate::clock::{Clock, until};
 use crate::store::recent::Recent;
 use crate::store::work::{Group, Pace};
 use crate::store::{self, Store};
@@ -110,7 +110,7 @@ impl Ingest {
             biased;
             result = durable => Event::Durable(result),
             // Before the next batch: in a flood there always is one.
-            () = pause_until(due), if !is_committing => Event::Due,
+            () = until(due), if !is_committing => Event::Due,
             batch = self.batches.recv() => batch.map_or(Event::Closed, |batch| Event::Batch(Box::new(batch))),
         }
     }
@@ -176,11 +176,4 @@ impl Ingest {
 
 async fn append(store: Store, group: Group) -> Result<(), store::Closed> {
     store.append(group).await
-}
-
-async fn pause_until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }

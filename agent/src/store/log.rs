@@ -311,18 +311,7 @@ impl State {
         let note = draft.note(recent);
         let mut readings = transaction.open_table(READINGS)?;
         let last = draft.rows.iter().rposition(|row| row.stream == Stream::Readings);
-        let rows: Vec<Row> = draft
-            .rows
-            .iter_mut()
-            .map(|row| Row {
-                stream: row.stream,
-                first: row.first,
-                count: row.count,
-                newest: row.newest,
-                packed: std::mem::replace(&mut row.packed, Packed::new(Vec::new())),
-            })
-            .collect();
-        for (index, row) in rows.into_iter().enumerate() {
+        for (index, row) in std::mem::take(&mut draft.rows).into_iter().enumerate() {
             let note: &[u8] = if Some(index) == last { &note } else { &[] };
             let key = row.first.0;
             let bytes = row.packed.write(row.stream, row.first, row.count, row.newest, note);

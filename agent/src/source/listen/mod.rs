@@ -47,6 +47,7 @@ use self::connection::{LARGE_PACKETS_BYTES, Shared};
 use self::users::Users;
 use super::{Report, State};
 use crate::backoff::{self, Backoff};
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::ingest::{Intake, SourceSpec};
 use crate::tls;
@@ -102,18 +103,6 @@ impl Error {
             Self::Bind { .. } | Self::Accept { .. } => State::Disconnected,
             Self::Tls(_) | Self::Users(_) => State::Misconfigured,
         }
-    }
-
-    /// The message with its causes, for the report.
-    fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
     }
 }
 
@@ -179,7 +168,7 @@ pub async fn run(settings: Settings, rooms: Rooms) {
             }
             Err(error) => error,
         };
-        let text = error.in_full();
+        let text = chain(&error);
         match backoff.failures() {
             0 => error!(source = %source.name, "not listening: {text}"),
             _ => debug!(source = %source.name, "still not listening: {text}"),

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::subscribing::Summary;
-use super::trouble::{Trouble, in_full};
+use super::trouble::Trouble;
+use crate::causes::chain;
 use crate::source::{Report, State};
 
 /// Publishes state and logs changes of it.
@@ -47,7 +48,7 @@ impl Reporter {
 
     /// An attempt failed, or a connection ended; the next attempt comes after `pause`.
     pub(super) fn failed(&mut self, trouble: &Trouble, attempt: u32, pause: Duration) {
-        let error = in_full(trouble);
+        let error = chain(trouble);
         let (source, broker, state) = (&self.name, &self.broker, trouble.state());
         if self.logged == Some(state) {
             debug!(%source, %broker, attempt, ?pause, "{error}");

@@ -26,7 +26,7 @@ use super::link::{CONNECT_TIMEOUT, Event, Filter, Link, Message, Session};
 use super::reporter::{Reporter, Trust};
 use super::subscribing::Subscribing;
 use super::trouble::{Stage, Trouble};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::ingest::{Arrival, Closed, Flushed, Inlet};
 
 /// A connection that has lasted this long was worth making: the pauses between attempts start small again.
@@ -221,7 +221,7 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
                 }
                 () = self.acks.moved() => {}
                 _ = self.ticks.tick() => self.tick()?,
-                () = at(until), if !is_open => self.leave(),
+                () = clock::until(until), if !is_open => self.leave(),
             }
         }
     }
@@ -424,12 +424,4 @@ impl<'a, R: super::link::Requests> Connection<'a, R> {
 /// Polls `future` once.
 async fn now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
-}
-
-/// Waits until `deadline`, or for ever if there is none.
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
