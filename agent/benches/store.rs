@@ -77,7 +77,8 @@ impl Running {
         let settings = Settings::in_dir(self.dir.path().to_owned());
         let presence = WindowsPresence::None;
         let Opened { store, writer, .. } =
-            Store::open(settings, "bench", "bench", presence, Clock, Published::default()).expect("a store");
+            Store::open(settings, "bench", "bench", presence, Clock::system(), Published::default())
+                .expect("a store");
         self.writer = Some(self.runtime.spawn(writer.run()));
         self.store = Some(store);
     }

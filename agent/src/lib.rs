@@ -1,6 +1,7 @@
 //! Holdfast: an edge telemetry agent that loses nothing it acknowledged.
 
 pub mod backoff;
+pub mod blocking;
 pub mod causes;
 pub mod cli;
 pub mod clock;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::adapters::{FilterMemory, KnownPeers, StoreLog, StoredLetters};
+use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -290,10 +291,8 @@ impl Rooms {
 async fn open_store(config: &Config, clock: Clock, published: Published) -> Result<Opened, Error> {
     let (settings, agent) = (config.store.clone(), config.agent_id.clone());
     let windows = if config.windows.is_empty() { WindowsPresence::None } else { WindowsPresence::Configured };
-    let opening = tokio::task::spawn_blocking(move || {
-        Store::open(settings, &agent, &machine(), windows, clock, published)
-    });
-    Ok(opening.await.expect("panics of redb are caught at the store's edge")?)
+    let opening = blocking(move || Store::open(settings, &agent, &machine(), windows, clock, published));
+    Ok(opening.await?)
 }
 
 /// What tells one machine from another: a cloned card has another id.

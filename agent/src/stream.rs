@@ -129,6 +129,8 @@ pub enum GapReason {
     Removed,
     /// Delivered under another number before.
     Replay,
+    /// Stored, and lost because the disk returned something else.
+    Damage,
 }
 
 impl GapReason {
@@ -142,6 +144,7 @@ impl GapReason {
             Self::BeforeSink => "before-sink",
             Self::Removed => "removed",
             Self::Replay => "replay",
+            Self::Damage => "lost:damage",
         }
     }
 }

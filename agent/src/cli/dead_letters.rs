@@ -106,7 +106,7 @@ fn print_table(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
 fn origin(origin: &Origin) -> String {
     match origin {
         Origin::Source { source, topic } => format!("source {} {}", shown(source), cut(&shown(topic))),
-        Origin::Sink { sink, stream, first, last, status } => {
+        Origin::Sink { sink, stream, first, last, status, .. } => {
             let numbers = if first == last { first.to_string() } else { format!("{first}-{last}") };
             format!("sink {} {} {numbers} (answer {status})", shown(sink), shown(stream))
         }
@@ -139,8 +139,9 @@ mod tests {
         };
         let source = DeadLetterOrigin::Source { source: "plant".into(), topic: "a/\u{1b}[2Jb".into() };
         let range = SeqRange { first: Seq(7), last: Seq(7) };
-        let sink =
-            DeadLetterOrigin::Sink { sink: "cloud".into(), stream: Stream::Readings, range, status: 422 };
+        let epoch = crate::stream::Epoch(uuid::Uuid::nil());
+        let (sink, stream) = ("cloud".into(), Stream::Readings);
+        let sink = DeadLetterOrigin::Sink { sink, stream, epoch, range, status: 422 };
         vec![letter(1, source, "not JSON"), letter(2, sink, &"é".repeat(300))]
     }
 

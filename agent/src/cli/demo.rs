@@ -122,7 +122,7 @@ async fn show<W: Write>(
     let fleet = Fleet::start(plan, running.direct);
     screen.say(&introduction(args, &running, cloud_address, &folder.0))?;
 
-    let mut stage = Stage { running, fleet, outage, screen, start: Clock.monotonic() };
+    let mut stage = Stage { running, fleet, outage, screen, start: Clock::system().monotonic() };
     stage.measure(args, &stop).await?;
     let (sensors, books) = stage.drain().await?;
     stop_cloud.cancel();

@@ -91,7 +91,7 @@ async fn watch(
                 }
             },
             _ = watchdog.tick() => {
-                if crate::status::health::Health::read(running.inputs(), Clock.monotonic()).healthy {
+                if crate::status::health::Health::read(running.inputs(), Clock::system().monotonic()).healthy {
                     tell(&[NotifyState::Watchdog]);
                 }
             }
@@ -105,7 +105,7 @@ async fn watch(
 }
 
 async fn start(config: Config) -> anyhow::Result<Running> {
-    let starting = pipeline::start(config, Clock);
+    let starting = pipeline::start(config, Clock::system());
     tokio::pin!(starting);
     let mut ticks = tokio::time::interval(MORE_START_TIME / 3);
     loop {

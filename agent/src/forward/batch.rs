@@ -286,14 +286,15 @@ mod tests {
     /// A store with `count` readings, in commits of 70.
     async fn store(dir: &TempDir, count: u64) -> Store {
         let settings = Settings::in_dir(dir.path().to_owned());
-        let opened = Store::open(settings, "gw", "m", WindowsPresence::None, Clock, Published::default());
+        let opened =
+            Store::open(settings, "gw", "m", WindowsPresence::None, Clock::system(), Published::default());
         let Opened { store, writer, .. } = opened.unwrap();
         tokio::spawn(writer.run());
         let origin = Arc::new(Origin { source: "plant".into(), device: "d1".into(), tags: Vec::new() });
         let shape = Arc::new(Shape { names: vec!["n".into()] });
         let reading = |n: u64| Reading {
             time: Timestamp(1_000),
-            received: Clock.wall(),
+            received: Clock::system().wall(),
             origin: Arc::clone(&origin),
             shape: Arc::clone(&shape),
             values: vec![Value::Uint(n)],

@@ -104,7 +104,7 @@ impl Endpoint {
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, self.clock.system()));
+            .and_then(|value| retry_after(value, self.clock.as_system_time()));
         let mut body = Vec::new();
         // To the end: an answer that breaks off is none.
         while let Some(part) = response.chunk().await.map_err(|error| self.failure(error))? {

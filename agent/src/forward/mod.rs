@@ -38,6 +38,7 @@ use self::answer::{Answer, Verdict};
 use self::batch::{Batch, Builder, Rest, View};
 use self::http::Endpoint;
 use crate::backoff::Backoff;
+use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::{self, Clock};
 use crate::store::ledger::{Books, Ledger};
@@ -376,6 +377,7 @@ impl Forward {
             origin: DeadLetterOrigin::Sink {
                 sink: self.settings.name.clone(),
                 stream,
+                epoch: view.epoch,
                 range: view.range(SeqRange { first: seq, last: seq }),
                 status: answer.status,
             },
@@ -427,11 +429,11 @@ impl Forward {
     ) -> Result<T, BatchError> {
         let mut builder =
             self.builder.take().unwrap_or_else(|| Box::new(builder(&self.store, &self.settings)));
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking(move || {
             let result = work(&mut builder);
             (builder, result)
         });
-        let (builder, result) = done.await.expect("building a batch does not panic");
+        let (builder, result) = done.await;
         self.builder = Some(builder);
         result
     }

@@ -41,8 +41,14 @@ fn window(n: i64) -> WindowRecord {
 async fn pinned_readings_do_not_go_before_windows_that_are_due() {
     let dir = TempDir::new().unwrap();
     let store_settings = store::Settings::in_dir(dir.path().to_owned());
-    let opened =
-        Store::open(store_settings, "gw", "m", WindowsPresence::Configured, Clock, Published::default());
+    let opened = Store::open(
+        store_settings,
+        "gw",
+        "m",
+        WindowsPresence::Configured,
+        Clock::system(),
+        Published::default(),
+    );
     let Opened { store, writer, .. } = opened.unwrap();
     let _writer = tokio::spawn(writer.run());
     let settings = settings();
@@ -57,7 +63,7 @@ async fn pinned_readings_do_not_go_before_windows_that_are_due() {
     let shape = Arc::new(Shape { names: vec!["n".into()] });
     let reading = Reading {
         time: Timestamp(1),
-        received: Clock.wall(),
+        received: Clock::system().wall(),
         origin,
         shape,
         values: vec![Value::Uint(1)],
@@ -72,7 +78,7 @@ async fn pinned_readings_do_not_go_before_windows_that_are_due() {
     let records = (0..25).map(window).collect();
     store.update_windows(WindowsUpdate { records, ..WindowsUpdate::default() }).await.unwrap();
 
-    let mut forward = Forward::new(settings, store, watch::Sender::default(), Clock).unwrap();
+    let mut forward = Forward::new(settings, store, watch::Sender::default(), Clock::system()).unwrap();
     match forward.step(Mode::Go) {
         Step::Pin(view, ..) | Step::Send(view, ..) => assert_eq!(view.stream, Stream::Windows),
         Step::Wait(_) | Step::Done => panic!("there is work"),

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::backoff::{self, Backoff};
+use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::ingest::Peer;
 use crate::source::listen::SessionMemory;
@@ -165,10 +166,4 @@ impl DeadLetters for StoredLetters {
         };
         blocking(move || reader.dead_letters(after, limit)).await.map_err(|error| chain(&error))
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
-) -> Result<T, store::Error> {
-    tokio::task::spawn_blocking(work).await.expect("panics of redb are caught at the store's edge")
 }

@@ -17,15 +17,15 @@ async fn agent(dir: &TempDir, more: &str) -> Running {
         dir = dir.path().display()
     );
     let loaded = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap();
-    start(loaded.config, Clock).await.unwrap()
+    start(loaded.config, Clock::system()).await.unwrap()
 }
 
 fn group(count: u64) -> Group {
     let origin = Arc::new(Origin { source: "plant".into(), device: "d".into(), tags: Vec::new() });
     let shape = Arc::new(Shape { names: vec!["n".into()] });
     let reading = |n: u64| Reading {
-        time: Clock.wall(),
-        received: Clock.wall(),
+        time: Clock::system().wall(),
+        received: Clock::system().wall(),
         origin: Arc::clone(&origin),
         shape: Arc::clone(&shape),
         values: vec![Value::Text(format!("{n:0200x}{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).into())],
@@ -90,7 +90,7 @@ async fn a_blocked_agent_stops_cleanly() {
 
 fn open(dir: &TempDir) -> Result<Opened, store::Error> {
     let settings = store::Settings::in_dir(dir.path().to_owned());
-    Store::open(settings, "gw", "m", WindowsPresence::Configured, Clock, Published::default())
+    Store::open(settings, "gw", "m", WindowsPresence::Configured, Clock::system(), Published::default())
 }
 
 /// A store of `commits` chunks of ten readings; a bit of the body of the second has flipped.

@@ -57,6 +57,8 @@ pub enum Origin {
         sink: String,
         /// The stream.
         stream: String,
+        /// The epoch of the numbers.
+        epoch: String,
         /// The first record's number.
         first: u64,
         /// The last record's number.
@@ -72,9 +74,10 @@ impl From<&DeadLetter> for Entry {
             DeadLetterOrigin::Source { source, topic } => {
                 Origin::Source { source: source.clone(), topic: topic.clone() }
             }
-            DeadLetterOrigin::Sink { sink, stream, range, status } => Origin::Sink {
+            DeadLetterOrigin::Sink { sink, stream, epoch, range, status } => Origin::Sink {
                 sink: sink.clone(),
                 stream: stream.to_string(),
+                epoch: epoch.to_string(),
                 first: range.first.0,
                 last: range.last.0,
                 status: *status,

@@ -70,15 +70,15 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
         sources: watch::Sender::new(sources),
         sinks: watch::Sender::new(sinks),
         windows: watch::Sender::new(windows("d0017")),
-        heartbeat: watch::Sender::new(Clock.monotonic()),
+        heartbeat: watch::Sender::new(Clock::system().monotonic()),
         plant,
         direct,
         cloud,
     };
     let inputs = Inputs {
         agent: "gw-lab-01".to_owned(),
-        started: Clock.monotonic(),
-        clock: Clock,
+        started: Clock::system().monotonic(),
+        clock: Clock::system(),
         books: rooms.books.subscribe(),
         store: rooms.store.subscribe(),
         sources: rooms.sources.subscribe(),

@@ -165,7 +165,7 @@ async fn health_and_readiness_follow_the_rooms() {
     assert_eq!(status, 503);
     assert_eq!(readiness.missing, ["source plant: neither connected nor failed yet"]);
 
-    let now = crate::clock::Clock.monotonic();
+    let now = crate::clock::Clock::system().monotonic();
     let long_ago = now.checked_sub(Duration::from_secs(60)).unwrap();
     running.rooms.heartbeat.send_replace(long_ago);
     let (status, _, body) = running.get("/healthz").await;

@@ -82,7 +82,7 @@ impl<S> Connection<S> {
 
 /// The time by which the next answer is due.
 fn later() -> tokio::time::Instant {
-    crate::clock::Clock.monotonic() + NEXT_ANSWER_WITHIN
+    crate::clock::Clock::system().monotonic() + NEXT_ANSWER_WITHIN
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {

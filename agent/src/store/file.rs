@@ -147,9 +147,12 @@ impl File {
         Self::on(Medium::File(path), progress)
     }
 
-    /// Opens what lies on `medium`; all tables are there.
+    /// Opens what lies on `medium`, or makes the tables there if nothing does.
     pub(super) fn on(medium: Medium, progress: impl Fn(f64) + 'static) -> Result<Self, Error> {
         let database = medium.open(progress)?;
+        if database.begin_read()?.list_tables()?.next().is_none() {
+            make_tables(&database)?;
+        }
         Ok(Self { medium, database: RwLock::new(Some(database)) })
     }
 
@@ -241,7 +244,7 @@ fn create(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes all tables, so that nobody has to ask whether one is there.
-pub(super) fn make_tables(database: &Database) -> Result<(), Error> {
+fn make_tables(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     for stream in Stream::ALL {
         transaction.open_table(table(stream))?;
@@ -253,17 +256,15 @@ pub(super) fn make_tables(database: &Database) -> Result<(), Error> {
 }
 
 /// What a store lies on.
-pub(super) enum Medium {
+pub enum Medium {
     /// A file.
     File(PathBuf),
-    /// A disk of the tests, which fails when it is told to.
-    #[cfg(test)]
-    Disk(OpenDisk),
+    /// Anything else: a disk of tests and simulations, which fails when it is told to. Opens what lies on it, or makes it.
+    Backend(OpenBackend),
 }
 
-/// Opens what lies on a disk of the tests.
-#[cfg(test)]
-pub(super) type OpenDisk = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send + Sync>;
+/// See [`Medium::Backend`].
+pub type OpenBackend = Box<dyn Fn(&redb::Builder) -> Result<Database, DatabaseError> + Send + Sync>;
 
 impl Medium {
     fn open(&self, progress: impl Fn(f64) + 'static) -> Result<Database, Error> {
@@ -271,8 +272,7 @@ impl Medium {
         builder.set_repair_callback(move |session| progress(session.progress()));
         let opened = catch_unwind(AssertUnwindSafe(|| match self {
             Self::File(path) => builder.open(path).map_err(|error| open_error(error, path)),
-            #[cfg(test)]
-            Self::Disk(open) => open(&builder).map_err(|error| open_error(error, Path::new("disk"))),
+            Self::Backend(open) => open(&builder).map_err(|error| open_error(error, Path::new("backend"))),
         }));
         opened.unwrap_or_else(|panic| {
             Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) })
@@ -284,8 +284,7 @@ impl std::fmt::Debug for Medium {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            #[cfg(test)]
-            Self::Disk(_) => f.write_str("Disk"),
+            Self::Backend(_) => f.write_str("Backend"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::file::{self, Error, File, STATE};
+use super::file::{self, Error, File, Medium, STATE};
 use super::ledger::{Books, Identity};
 use super::log::{self, State, WindowsPresence};
 use super::reader::Reader;
@@ -98,8 +98,24 @@ impl Store {
         Self::open_file(file, settings, (agent, machine), windows, clock, published)
     }
 
+    /// As [`Store::open`], on a disk of tests or simulations; `owner` is agent and machine.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        medium: Medium,
+        settings: Settings,
+        owner: (&str, &str),
+        windows: WindowsPresence,
+        clock: Clock,
+        published: Published,
+    ) -> Result<Opened, Error> {
+        let file = Arc::new(File::on(medium, |_| {})?);
+        Self::open_file(file, settings, owner, windows, clock, published)
+    }
+
     /// As [`Store::open`], with the file that was opened; `owner` is agent and machine.
-    pub(super) fn open_file(
+    fn open_file(
         file: Arc<File>,
         settings: Settings,
         owner: (&str, &str),

@@ -27,7 +27,7 @@ mod writer;
 
 pub use chunk::Error as ChunkError;
 pub use codec::Error as CodecError;
-pub use file::{Error, make_dir};
+pub use file::{Error, Medium, OpenBackend, make_dir};
 pub use handle::{Closed, Opened, Published, Store};
 pub use ledger::Books;
 pub use log::WindowsPresence;
@@ -147,7 +147,9 @@ pub enum DeadLetterOrigin {
         sink: String,
         /// The stream.
         stream: crate::stream::Stream,
-        /// The record's number.
+        /// The epoch of the record's number.
+        epoch: crate::stream::Epoch,
+        /// The record's number, as the sink counts.
         range: SeqRange,
         /// The status of the answer.
         status: u16,

@@ -25,9 +25,15 @@ impl Running {
     fn open(dir: &TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::in_dir(dir.path().to_owned());
         change(&mut settings);
-        let opened =
-            Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default())
-                .unwrap();
+        let opened = Store::open(
+            settings,
+            "gw",
+            "machine",
+            WindowsPresence::None,
+            Clock::system(),
+            Published::default(),
+        )
+        .unwrap();
         Self { store: opened.store, recent: opened.recent, writer: tokio::spawn(opened.writer.run()) }
     }
 
@@ -48,7 +54,7 @@ fn readings(from: u64, count: u64) -> Group {
     let shape = Arc::new(Shape { names: vec!["n".into()] });
     let reading = |n: u64| Reading {
         time: Timestamp(1_000_000),
-        received: Clock.wall(),
+        received: Clock::system().wall(),
         origin: Arc::clone(&origin),
         shape: Arc::clone(&shape),
         values: vec![Value::Uint(n)],
@@ -224,6 +230,7 @@ async fn a_refused_record_becomes_a_dead_letter_in_one_transaction() {
         origin: DeadLetterOrigin::Sink {
             sink: "cloud".into(),
             stream: Stream::Readings,
+            epoch: running.books().epoch,
             range: SeqRange { first: Seq(1), last: Seq(1) },
             status: 400,
         },
@@ -263,7 +270,8 @@ async fn a_second_process_is_told_that_the_store_is_in_use() {
     let dir = TempDir::new().unwrap();
     let _running = Running::open(&dir, |_| {});
     let settings = Settings::in_dir(dir.path().to_owned());
-    let second = Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default());
+    let second =
+        Store::open(settings, "gw", "machine", WindowsPresence::None, Clock::system(), Published::default());
     assert!(matches!(second, Err(Error::InUse { .. })));
 }
 
@@ -283,7 +291,8 @@ async fn a_store_of_a_newer_format_is_refused() {
         .unwrap();
     running.crash().await;
     let settings = Settings::in_dir(dir.path().to_owned());
-    let opened = Store::open(settings, "gw", "machine", WindowsPresence::None, Clock, Published::default());
+    let opened =
+        Store::open(settings, "gw", "machine", WindowsPresence::None, Clock::system(), Published::default());
     assert!(matches!(opened, Err(Error::Newer { found: 7, .. })));
 }
 
@@ -300,7 +309,8 @@ async fn a_store_on_another_machine_begins_a_new_epoch_and_loses_nothing() {
 
     let settings = Settings::in_dir(dir.path().to_owned());
     let opened =
-        Store::open(settings, "gw", "another", WindowsPresence::None, Clock, Published::default()).unwrap();
+        Store::open(settings, "gw", "another", WindowsPresence::None, Clock::system(), Published::default())
+            .unwrap();
     let books = Arc::clone(&opened.store.books().borrow());
     assert_ne!(books.epoch, epoch);
     assert_eq!(books.previous.unwrap(), ledger::Previous { epoch, next: [Seq(5), Seq(1), Seq(1)] });

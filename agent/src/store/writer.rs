@@ -27,6 +27,7 @@ use super::retention::Pressure;
 use super::settings::WhenFull;
 use super::work::{Group, Work};
 use crate::backoff::{self, Backoff};
+use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::stream::{Epoch, Seq, Stream};
@@ -184,12 +185,12 @@ impl Writer {
         let pressure = loop {
             let (file, now, wall) =
                 (Arc::clone(&self.ends.reader.file), self.clock.monotonic(), self.clock.wall());
-            let attempt = tokio::task::spawn_blocking(move || {
+            let attempt = blocking(move || {
                 let result = state.commit(&file, &work, now, wall);
                 (state, work, result)
             });
             let result;
-            (state, work, result) = attempt.await.expect("panics of redb are caught at the store's edge");
+            (state, work, result) = attempt.await;
             match result {
                 Ok(pressure) => {
                     let took = self.clock.monotonic() - now;
@@ -303,11 +304,11 @@ impl Writer {
             tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
             let file = Arc::clone(&self.ends.reader.file);
             let (settings, windows) = (before.settings.clone(), before.windows);
-            let attempt = tokio::task::spawn_blocking(move || {
+            let attempt = blocking(move || {
                 file.reopen()?;
                 State::load(&file, settings, windows)
             });
-            match attempt.await.expect("panics of redb are caught at the store's edge") {
+            match attempt.await {
                 Ok(mut loaded) if loaded.books.commit > before.books.commit => {
                     loaded.sinks.clone_from(&before.sinks);
                     return Reopened::WithCommit(Box::new(loaded));

@@ -173,7 +173,7 @@ async fn play(settings: &[Settings], disk: &Disk, steps: &[Step]) -> Report {
     let mut steps = steps.iter().peekable();
     loop {
         let stop = CancellationToken::new();
-        let room = run(settings, disk, connected.clone(), report.clone(), Clock, stop.clone());
+        let room = run(settings, disk, connected.clone(), report.clone(), Clock::system(), stop.clone());
         let script = async {
             for step in steps.by_ref() {
                 match step {
@@ -256,7 +256,7 @@ fn the_room_can_run_in_a_task_of_its_own() {
     fn check<T: Send>(_: T) {}
     let (disk, report) = (Disk::new(), watch::Sender::new(Report::default()));
     let (_, sources) = watch::channel(BTreeMap::new());
-    check(run(&[], &disk, sources, report, Clock, CancellationToken::new()));
+    check(run(&[], &disk, sources, report, Clock::system(), CancellationToken::new()));
 }
 
 /// Runs the room over `disk` for a while, then stops it cleanly.

@@ -34,7 +34,7 @@ pub(super) struct Running {
 /// If it cannot start.
 pub(super) async fn start(config: &str) -> anyhow::Result<Running> {
     let loaded = config::parse(config, "demo.toml", &config::System).map_err(|faults| anyhow!("{faults}"))?;
-    let running = pipeline::start(loaded.config, Clock).await?;
+    let running = pipeline::start(loaded.config, Clock::system()).await?;
     let inputs = running.inputs();
     let books = inputs.books.clone();
     let sink = inputs.sinks.borrow().values().next().map(|sink| sink.report.clone());

@@ -56,7 +56,7 @@ impl Fleet {
     /// Starts sensors that publish to `agent`.
     pub(super) fn start(plan: Plan, agent: SocketAddr) -> Self {
         let (mut tasks, mut tallies, stop) = (JoinSet::new(), Vec::new(), CancellationToken::new());
-        let start = Clock.monotonic();
+        let start = Clock::system().monotonic();
         let period = Duration::from_secs(u64::from(plan.sensors)) / plan.rate.max(1);
         for index in 0..plan.sensors {
             let device = Device::new(usize::from(index), plan.seed);
@@ -159,7 +159,7 @@ impl Sensor {
                 () = self.stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
-            let unix_ms = Clock.wall().0 / 1_000;
+            let unix_ms = Clock::system().wall().0 / 1_000;
             let message = self.device.message(self.start.elapsed().as_secs_f64(), unix_ms);
             // Counted before it is sent, as its ack may come before `send` returns.
             self.tally.send_modify(|tally| tally.published += 1);

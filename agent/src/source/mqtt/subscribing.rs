@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_go_out_one_at_a_time_and_obsolete_filters_last() {
-        let now = crate::clock::Clock.monotonic();
+        let now = crate::clock::Clock::system().monotonic();
         let queue = Queue::default();
         let mut subscribing = Subscribing::new(&filters(9), &["old".to_owned()]);
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_filter_is_asked_for_again_after_a_while() {
-        let now = crate::clock::Clock.monotonic();
+        let now = crate::clock::Clock::system().monotonic();
         let queue = Queue::default();
         let mut subscribing = Subscribing::new(&filters(3), &[]);
         subscribing.go_on(&queue, now);
@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_without_an_answer_is_overdue_and_a_missing_grant_is_a_refusal() {
-        let now = crate::clock::Clock.monotonic();
+        let now = crate::clock::Clock::system().monotonic();
         let mut subscribing = Subscribing::new(&filters(2), &[]);
         assert!(!subscribing.is_overdue(now + ANSWER_WAIT * 2), "nothing was asked");
         subscribing.go_on(&Queue::default(), now);

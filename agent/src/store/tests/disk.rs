@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Mutex;
 
-use redb::{Database, StorageBackend};
+use redb::StorageBackend;
 
 use super::*;
-use crate::store::file::{File, Medium, make_tables};
+use crate::store::file::{File, Medium};
 use crate::store::recent::Recent;
 
 /// A disk in memory. What was written since the last sync may be gone when the power goes.
@@ -92,9 +92,7 @@ impl Disk {
     /// A disk with an empty store on it.
     fn formatted() -> Self {
         let disk = Self::default();
-        let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-        make_tables(&database).unwrap();
-        drop(database);
+        drop(File::on(disk.medium(), |_| {}).unwrap());
         disk
     }
 
@@ -123,13 +121,17 @@ impl Disk {
         Self(Arc::new(Mutex::new(Platter { seen, synced: left, ..Platter::default() })))
     }
 
-    fn open(&self) -> Result<(Running, Recent), Error> {
+    fn medium(&self) -> Medium {
         let disk = self.clone();
-        let medium = Medium::Disk(Box::new(move |builder| builder.create_with_backend(disk.clone())));
-        let file = Arc::new(File::on(medium, |_| {})?);
+        Medium::Backend(Box::new(move |builder| builder.create_with_backend(disk.clone())))
+    }
+
+    fn open(&self) -> Result<(Running, Recent), Error> {
+        let medium = self.medium();
         let settings = Settings::in_dir("unused".into());
         let (windows, published) = (WindowsPresence::Configured, Published::default());
-        let opened = Store::open_file(file, settings, ("gw", "machine"), windows, Clock, published)?;
+        let opened =
+            Store::open_on(medium, settings, ("gw", "machine"), windows, Clock::system(), published)?;
         let writer = tokio::spawn(opened.writer.run());
         let recent = opened.recent;
         Ok((Running { store: opened.store, recent: recent.clone(), writer }, recent))

@@ -84,9 +84,15 @@ async fn a_store_that_waits_for_the_windows_does_not_grow_without_bound() {
     let dir = TempDir::new().unwrap();
     let mut settings = Settings::in_dir(dir.path().to_owned());
     settings.max_size_bytes = 100_000;
-    let opened =
-        Store::open(settings, "gw", "machine", WindowsPresence::Configured, Clock, Published::default())
-            .unwrap();
+    let opened = Store::open(
+        settings,
+        "gw",
+        "machine",
+        WindowsPresence::Configured,
+        Clock::system(),
+        Published::default(),
+    )
+    .unwrap();
     let writer = tokio::spawn(opened.writer.run());
     opened.store.configure_sinks(vec![sink("cloud")]).await.unwrap();
     // The windows are behind: no checkpoint comes.
@@ -104,7 +110,7 @@ async fn a_store_that_waits_for_the_windows_does_not_grow_without_bound() {
 /// Commits `group` as if the wall clock showed `wall`.
 fn commit(file: &file::File, state: &mut State, group: Option<Group>, wall: i64) -> u64 {
     let work = work::Work { group, ..work::Work::default() };
-    state.commit(file, &work, Clock.monotonic(), Timestamp(wall)).unwrap().shed
+    state.commit(file, &work, Clock::system().monotonic(), Timestamp(wall)).unwrap().shed
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn a_clock_that_is_set_sheds_nothing_that_was_received_a_minute_ago() {
     let settings = Settings::in_dir(dir.path().to_owned());
     let mut state = State::load(&file, settings, WindowsPresence::None).unwrap();
     let sinks = work::Work { sinks: Some(vec![sink("cloud")]), ..work::Work::default() };
-    state.commit(&file, &sinks, Clock.monotonic(), Timestamp(0)).unwrap();
+    state.commit(&file, &sinks, Clock::system().monotonic(), Timestamp(0)).unwrap();
     // A board without a battery begins in 1970; the network sets its clock a minute later.
     let mut shed = 0;
     for second in 0..600 {
@@ -278,7 +284,7 @@ proptest::proptest! {
         let mut state = load();
         let mut n = 0;
         let mut known: Vec<u64> = Vec::new();
-        state.commit(&file, &configured(), Clock.monotonic(), Clock.wall()).unwrap();
+        state.commit(&file, &configured(), Clock::system().monotonic(), Clock::system().wall()).unwrap();
         for step in steps {
             let epoch = state.books.epoch;
             let head = state.books.stream(Stream::Readings).next;
@@ -332,7 +338,7 @@ proptest::proptest! {
                     work = configured();
                 }
             }
-            state.commit(&file, &work, Clock.monotonic(), Clock.wall()).unwrap();
+            state.commit(&file, &work, Clock::system().monotonic(), Clock::system().wall()).unwrap();
             let loaded = load();
             assert_eq!(loaded.books, state.books);
             for seq in &known {

@@ -79,7 +79,7 @@ impl Bench {
 
     /// Does not wait until it listens.
     pub(super) fn unbound(settings: Settings, memory: Memory) -> Self {
-        let clock = Clock;
+        let clock = Clock::system();
         let (intake, batches) = Intake::new(clock);
         let (sender, report) = watch::channel(Report::default());
         let stop = CancellationToken::new();

@@ -105,10 +105,11 @@ impl Source {
             max_payload_bytes: settings.max_payload_bytes,
             kept_payload_bytes: 1 << 10,
         });
-        let (intake, batches) = Intake::new(Clock);
+        let (intake, batches) = Intake::new(Clock::system());
         let (sender, report) = watch::channel(Report::default());
         let stop = CancellationToken::new();
-        let mut client = Client::new(settings, spec, intake, memory.clone(), sender, stop.clone(), Clock);
+        let mut client =
+            Client::new(settings, spec, intake, memory.clone(), sender, stop.clone(), Clock::system());
         client.pace = PACE;
         let task = tokio::spawn(client.run());
         Self { report, stop, task, batches, held: Vec::new(), sessions_lost: 0 }

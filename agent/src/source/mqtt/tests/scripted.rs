@@ -108,7 +108,7 @@ async fn a_flood_that_has_no_room_is_held_back_by_tcp() {
 async fn who_is_kicked_at_once_backs_off() {
     in_both(|protocol| async move {
         let (listener, mut source) = source_of_ours(protocol, &["a"]).await;
-        let began = Clock.monotonic();
+        let began = Clock::system().monotonic();
         for _ in 0..5 {
             let socket = accept_subscriber(&listener, protocol).await;
             source.reaches(State::Connected).await;
