@@ -7,6 +7,8 @@
 mod environment;
 mod fault;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod lines;
 mod nearest;
 mod node;

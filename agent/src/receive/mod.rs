@@ -16,6 +16,8 @@
 mod batch;
 mod books;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod journal;
 mod outage;

@@ -161,6 +161,10 @@ impl<'a> Chunk<'a> {
     pub(super) fn body(&self) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
         match self.header.codec {
             Codec::Plain => Ok(self.body.into()),
+            // No block says more than 255 bytes with one: a length beyond that is a lie that must not take the memory.
+            Codec::Lz4 if self.header.raw_bytes / 255 > self.body.len() => {
+                Err(Error::Checksum { first: self.header.first })
+            }
             Codec::Lz4 => lz4_flex::block::decompress(self.body, self.header.raw_bytes)
                 .map(Into::into)
                 .map_err(|_| Error::Checksum { first: self.header.first }),
@@ -188,6 +192,12 @@ impl Packed {
             }
         }
         Self { codec: Codec::Plain, raw_bytes, bytes: body }
+    }
+
+    /// `bytes` as if they were a compressed body.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn hostile(bytes: &[u8]) -> Self {
+        Self { codec: Codec::Lz4, raw_bytes: bytes.len().saturating_mul(3), bytes: bytes.to_vec() }
     }
 
     /// Bytes of the chunk without its note.

@@ -11,6 +11,8 @@ mod cursor;
 mod draft;
 mod epoch;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handle;
 pub mod ledger;
 mod log;

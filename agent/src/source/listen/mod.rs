@@ -17,6 +17,8 @@ mod answer;
 mod clients;
 mod connection;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod greeting;
 mod line;
 mod packet;

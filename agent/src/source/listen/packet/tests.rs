@@ -4,6 +4,7 @@ use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::{self as bytes5, v5};
 
 use super::super::fault::Fault;
+use super::super::fuzz::packets;
 use super::{Frame, Hello, Packet, Parting, Start, Version, frame, read, read_connect};
 
 /// Reads the one packet in `bytes`.
@@ -164,34 +165,7 @@ fn a_packet_in_pieces_is_waited_for() {
     assert_eq!(frame(&out).unwrap(), Frame::Complete(out.len()));
 }
 
-/// Reads packets off `bytes` as a connection does, until more bytes are needed or it would be cut off.
-fn devour(bytes: &[u8]) -> usize {
-    let mut buffer = BytesMut::from(bytes);
-    let Ok(Frame::Complete(length)) = frame(&buffer) else { return 0 };
-    let version = match read_connect(&mut buffer.clone(), length) {
-        Ok(Hello::Connect(connect)) => connect.version,
-        _ => Version::V5,
-    };
-    let mut packets = 0;
-    while let Ok(Frame::Complete(length)) = frame(&buffer) {
-        let before = buffer.len();
-        if read(version, &mut buffer, length).is_err() {
-            // The other one's codec must not panic on it either.
-            drop(read(Version::V4, &mut buffer, length));
-            return packets;
-        }
-        assert_eq!(before - buffer.len(), length, "a packet is taken whole");
-        packets += 1;
-    }
-    packets
-}
-
 proptest! {
-    #[test]
-    fn any_bytes_are_packets_or_faults(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        devour(&bytes);
-    }
-
     #[test]
     fn any_packet_with_any_contents_is_one_or_a_fault(
         kind in 1_u8..=15, flags in 0_u8..16, v5 in any::<bool>(), body in prop::collection::vec(any::<u8>(), 0..100),
@@ -216,6 +190,6 @@ proptest! {
         let mut packet = written_v5(&v5::Packet::Publish(publish));
         let at = at % packet.len();
         packet[at] = byte;
-        prop_assert!(devour(&packet) <= packet.len());
+        prop_assert!(packets(&packet) <= packet.len());
     }
 }
