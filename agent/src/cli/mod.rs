@@ -10,6 +10,7 @@ pub mod passwd;
 pub mod receive;
 mod run;
 pub mod status;
+mod store;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Look at the store while no agent uses it: verify it, write its records out, make the file smaller
+    #[command(subcommand)]
+    Store(store::Command),
     /// What was refused for good and is kept for people
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -118,6 +122,7 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
             let mut out = std::io::stdout();
             runtime()?.block_on(status::run(&args, &config.admin, &mut out)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Store(command) => store::run(&command),
         Command::DeadLetters(DeadLetters::List { args, config }) => {
             let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
             let mut out = std::io::stdout();

@@ -8,7 +8,7 @@ use super::{CheckpointBase, Emitted, WindowsSnapshot, WindowsUpdate, chunk, code
 use crate::stream::{Seq, Stream};
 
 /// Rows of `state` with notes of updates that appended nothing in which they could ride, by commit; gone with the next checkpoint.
-const MARKS: std::ops::Range<&str> = "mark/".."mark0";
+pub(super) const MARKS: std::ops::Range<&str> = "mark/".."mark0";
 
 /// Keeps the note of an update that appends nothing in which it could ride.
 pub(super) fn write_mark(

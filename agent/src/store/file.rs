@@ -51,6 +51,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// There is none.
+    #[error("there is no store {path:?}; check agent.data_dir: an agent makes it there when it starts")]
+    NoStore {
+        /// The file looked for.
+        path: PathBuf,
+    },
     /// The folder cannot be made or used.
     #[error("cannot use the data directory {path:?}; check that it exists and belongs to the service user")]
     Directory {
@@ -123,6 +129,8 @@ from_redb!(
     redb::TableError,
     redb::StorageError,
     redb::CommitError,
+    redb::CompactionError,
+    DatabaseError,
     redb::SetDurabilityError
 );
 
@@ -162,8 +170,12 @@ impl File {
     /// As [`File::open`], and if it is not there.
     pub(super) fn open_existing(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE_NAME);
-        if let Err(source) = std::fs::metadata(&path) {
-            return Err(Error::Directory { path, source });
+        match std::fs::metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NoStore { path });
+            }
+            Err(source) => return Err(Error::Directory { path, source }),
         }
         Self::on(Medium::File(path), |_| {})
     }
@@ -206,6 +218,26 @@ impl File {
         drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
         *database = Some(self.medium.open(|_| {})?);
         Ok(())
+    }
+
+    /// Runs `work` with the database to itself: nobody reads or writes meanwhile.
+    ///
+    /// # Errors
+    /// As [`File::read`].
+    pub(super) fn alone<T>(&self, work: impl FnOnce(&mut Database) -> Result<T, Error>) -> Result<T, Error> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = database.as_mut() else {
+            return Err(Error::Io(Box::new(redb::Error::DatabaseClosed)));
+        };
+        catch_unwind(AssertUnwindSafe(|| work(database))).unwrap_or_else(|panic| {
+            Err(Error::Damaged { what: format!("redb stopped at {}", panic_text(panic.as_ref())) })
+        })
+    }
+
+    /// Drops the database. redb writes when that happens, and a damaged page may make it panic.
+    pub(super) fn close(&self) {
+        let before = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
     }
 
     fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {

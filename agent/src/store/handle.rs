@@ -21,9 +21,9 @@ use crate::stream::{Epoch, Seq, Stream};
 /// Requests that may wait. Each asker waits for his answer, so there are never many.
 const REQUESTS_WAITING: usize = 256;
 /// The layout of the tables; chunks have a version of their own.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// The row of `state` with it.
-const FORMAT_ROW: &str = "format";
+pub(super) const FORMAT_ROW: &str = "format";
 
 /// The store has ended, or the agent is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -31,7 +31,7 @@ use crate::stream::{Seq, Stream};
 /// The row of `state` with whose the store is.
 pub(super) const IDENTITY_ROW: &str = "identity";
 /// The row of `state` with what the peers sent.
-const RECENT_ROW: &str = "recent";
+pub(super) const RECENT_ROW: &str = "recent";
 /// A whole copy of what the peers sent is written after this many commits, if they brought as many messages as it holds: then
 /// each message is written twice, whatever the number of peers...
 const RECENT_EVERY_COMMITS: u64 = 256;

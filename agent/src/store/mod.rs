@@ -17,6 +17,7 @@ mod handle;
 pub mod ledger;
 mod log;
 mod note;
+pub mod offline;
 mod pins;
 mod reader;
 pub mod recent;
@@ -125,7 +126,6 @@ pub struct DeadLetter {
     /// Why it was refused.
     pub reason: String,
     /// The payload or record, perhaps cut.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub payload: Vec<u8>,
     /// The payload's full length in bytes.
     pub payload_bytes: u64,

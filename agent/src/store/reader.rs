@@ -155,7 +155,7 @@ impl Reader {
 }
 
 /// The records of a row, unless it has none at or after `from`.
-fn read_piece(stream: Stream, key: Seq, bytes: &[u8], from: Seq) -> Result<Option<Piece>, Error> {
+pub(super) fn read_piece(stream: Stream, key: Seq, bytes: &[u8], from: Seq) -> Result<Option<Piece>, Error> {
     let of_chunk = |source| Error::Chunk { stream, seq: key, source };
     let chunk = Chunk::parse(bytes).map_err(of_chunk)?;
     if chunk.header.range().is_none_or(|range| range.last < from) {
