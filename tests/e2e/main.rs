@@ -15,6 +15,7 @@ mod outage;
 mod receiver;
 mod refusal;
 mod restart;
+mod store_commands;
 mod windows;
 
 use harness::{Agent, Cloud};
