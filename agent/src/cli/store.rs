@@ -27,9 +27,8 @@ pub(super) enum Command {
     ///
     /// Changes nothing. Exits with 1 and says what is off, where, and what to do, if anything is.
     Verify {
-        /// Print the report as JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        args: VerifyArgs,
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -48,6 +47,14 @@ pub(super) enum Command {
     /// The agent uses freed space again by itself, so this is needed only to give it back to the disk. A crash in the middle
     /// harms nothing. A damaged store is left as it is.
     Compact(ConfigFile),
+}
+
+/// How `holdfast store verify` answers.
+#[derive(Args, Clone, Debug)]
+pub(super) struct VerifyArgs {
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// What to export, and where to.
@@ -88,14 +95,25 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let (Command::Verify { config, .. } | Command::Export { config, .. } | Command::Compact(config)) =
         command;
     let Some(config) = agent::load(&config.config) else { return Ok(ExitCode::from(2)) };
+    quiet_redb();
     match command {
-        Command::Verify { json, .. } => verify(*json, &config),
+        Command::Verify { args, .. } => verify(args, &config),
         Command::Export { args, .. } => export(args, &config),
         Command::Compact(_) => compact(&config.store.data_dir),
     }
 }
 
-fn verify(json: bool, config: &Config) -> anyhow::Result<ExitCode> {
+/// redb panics on damaged pages. That is caught and said in the results; a backtrace beside them would only frighten.
+fn quiet_redb() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|place| place.file().contains("/redb-")) {
+            before(panic);
+        }
+    }));
+}
+
+fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let takes = |name: &str, stream: Stream| {
         config.sinks.iter().find(|sink| sink.name == name).map(|sink| sink.streams.contains(&stream))
     };
@@ -103,18 +121,24 @@ fn verify(json: bool, config: &Config) -> anyhow::Result<ExitCode> {
     let report = offline::verify(&config.store.data_dir, &takes, &bar.progress());
     bar.clear();
     let report = report.context("cannot verify the store")?;
-    let text =
-        if json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { text::report(&report) };
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
+    } else {
+        text::report(&report)
+    };
     quietly(io::stdout().lock().write_all(text.as_bytes())).context("cannot write the report")?;
     Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn export(args: &ExportArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    if let (Some(Edge::Number(from)), Some(Edge::Number(to))) = (args.from, args.to) {
-        if from > to {
-            note(&format!("--from {from} lies behind --to {to}"));
-            return Ok(ExitCode::from(2));
-        }
+    let is_backwards = match (args.from, args.to) {
+        (Some(Edge::Number(from)), Some(Edge::Number(to))) => from > to,
+        (Some(Edge::Time(from)), Some(Edge::Time(to))) => from > to,
+        _ => false,
+    };
+    if is_backwards {
+        note("--from lies behind --to");
+        return Ok(ExitCode::from(2));
     }
     let selection = Selection { stream: args.stream, from: args.from, to: args.to };
     let is_on_screen = args.output.is_none() && io::stdout().is_terminal();

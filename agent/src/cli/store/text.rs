@@ -28,7 +28,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if report.commit.is_some() {
         writeln!(
             out,
-            "\n{} dead letters ({}), {} sources",
+            "\ndead letters: {} ({}); sources added up: {}",
             grouped(report.dead_letters),
             bytes(report.dead_letter_bytes),
             report.sources

@@ -63,7 +63,9 @@ impl Kind {
             Self::Note => "the agent cannot start on this store; copy the file and export what can be read",
             Self::Recent => "messages that come again may be stored again",
             Self::Checkpoint => "windows may be computed anew from the readings held",
-            Self::DeadLetter => "the other dead letters can still be listed if only counts are off",
+            Self::DeadLetter => {
+                "no record is touched by it; one that cannot be read keeps the others from being listed"
+            }
             Self::Order | Self::Held | Self::Ledger | Self::Source => {
                 "nothing stored is lost by it, but counts are wrong; please report it"
             }
@@ -91,7 +93,6 @@ pub struct Finding {
     pub remedy: &'static str,
 }
 
-#[expect(clippy::ref_option, reason = "serde asks for it")]
 fn name_of<S: serde::Serializer>(stream: &Option<Stream>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(stream.map_or("", Stream::name))
 }

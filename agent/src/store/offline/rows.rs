@@ -162,12 +162,12 @@ impl Walked {
         if let Some(first) = self.open.take() {
             self.unreadable.extend(runs::run(first, next.unwrap_or(Seq(first.0.saturating_add(1)))));
         }
-        if let (Some(empty), Some(next)) = (self.empty, next) {
-            if empty != next {
-                let what = format!("the row of a commit without readings lies here and not at {next}");
-                let at = SeqRange { first: empty, last: empty };
-                findings.add(Finding::new(Kind::Order, what).of(stream).at(at));
-            }
+        if let (Some(empty), Some(next)) = (self.empty, next)
+            && empty != next
+        {
+            let what = format!("the row of a commit without readings lies here and not at {next}");
+            let at = SeqRange { first: empty, last: empty };
+            findings.add(Finding::new(Kind::Order, what).of(stream).at(at));
         }
         self.unreadable = runs::set(std::mem::take(&mut self.unreadable));
         self.readable = runs::without(&self.readable, &self.unreadable);
