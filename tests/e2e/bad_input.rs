@@ -66,6 +66,8 @@ async fn what_is_no_reading_is_counted_kept_and_acknowledged() {
         let reason = letter["reason"].as_str().unwrap();
         assert!(reason.contains(word), "{reason:?} does not say {word:?}");
         assert_eq!(letter["payload_bytes"].as_u64(), Some(payload.len() as u64), "the full length");
+        let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(payload.as_ref()));
+        assert_eq!(letter["payload_hash"], hash, "of the payload alone, so that anybody can compare it");
         assert!(letter["topic"].as_str().unwrap().starts_with("sensors/"));
     }
     let status = agent.status().await;

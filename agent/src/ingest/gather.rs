@@ -102,7 +102,7 @@ impl Gathered {
             }
             Outcome::Rejected(rejected) => {
                 counts.rejected += 1;
-                self.group.rejected.push(letter(*rejected, &source.name, item.hash, wall));
+                self.group.rejected.push(letter(*rejected, &source.name, wall));
             }
             Outcome::Skipped => counts.skipped += 1,
             Outcome::SessionLost => {}
@@ -164,13 +164,13 @@ impl Gathered {
     }
 }
 
-fn letter(rejected: Rejected, source: &Arc<str>, hash: u64, wall: Timestamp) -> Letter {
+fn letter(rejected: Rejected, source: &Arc<str>, wall: Timestamp) -> Letter {
     Letter {
         time: wall,
         origin: DeadLetterOrigin::Source { source: source.to_string(), topic: rejected.topic },
         reason: rejected.reason.to_string(),
         payload: rejected.payload.to_vec(),
         payload_bytes: rejected.payload_bytes,
-        payload_hash: hash,
+        payload_hash: rejected.payload_hash,
     }
 }

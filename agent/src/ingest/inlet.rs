@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::decode::{Decoded, Decoder, Rejection};
 use super::settings::{Retained, Subscription};
@@ -142,6 +142,8 @@ pub(crate) struct Rejected {
     pub(crate) payload: Bytes,
     /// Its length before the cut.
     pub(crate) payload_bytes: u64,
+    /// xxh3-64 of all of it.
+    pub(crate) payload_hash: u64,
     pub(crate) reason: Rejection,
 }
 
@@ -328,6 +330,7 @@ impl Inlet {
             // A copy: a slice would keep the network buffer of the whole payload alive.
             payload: Bytes::copy_from_slice(&arrival.payload[..kept_bytes]),
             payload_bytes: arrival.payload.len() as u64,
+            payload_hash: xxh3_64(&arrival.payload),
             reason,
         }))
     }
