@@ -102,6 +102,15 @@ fn about_the_agent(page: &mut Page, config: &Config) {
         "",
         &format!("a reading waits at most {} for its commit", show_duration(store.commit_interval)),
     );
+    for (stream, own) in Stream::ALL.into_iter().zip(&store.streams) {
+        let limit = match (own.max_size_bytes.map(show_size), own.max_age.map(show_duration)) {
+            (Some(size), Some(age)) => format!("{size} for {age}"),
+            (Some(size), None) => size,
+            (None, Some(age)) => format!("all for {age}"),
+            (None, None) => continue,
+        };
+        page.entry("", &format!("of {stream} it holds at most {limit}"));
+    }
     let letters = &store.dead_letters;
     let cut = show_size(u64::try_from(letters.max_payload_bytes).unwrap_or(u64::MAX));
     page.entry("dead letters", &format!("hold {}, payloads cut at {cut}", show_size(letters.max_size_bytes)));

@@ -208,6 +208,16 @@ pub enum Problem {
         /// The last one.
         max: Duration,
     },
+    /// A stream may hold no more than the store.
+    #[error("{given} is above store.{key}, {max}, which holds for all streams; lower this or raise that")]
+    AboveStore {
+        /// What stands here.
+        given: String,
+        /// The key of the store's limit.
+        key: &'static str,
+        /// The store's limit.
+        max: String,
+    },
     /// Windows with holes between them.
     #[error("slide is {}, above size, {}; readings between two windows would be in none", show_duration(*slide), show_duration(*size))]
     SlideAboveSize {

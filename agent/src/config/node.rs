@@ -1,4 +1,4 @@
-//! What concerns the agent as a whole: `[agent]`, `[admin]`, `[log]`, `[store]`, `[dead_letters]`.
+//! What concerns the agent as a whole: `[agent]`, `[admin]`, `[log]`, `[store]`, `[streams]`, `[dead_letters]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use super::nearest::nearest;
 use super::note::{MAX_SOCKET_PATH_BYTES, Remark};
 use super::reader::{Given, Section, invalid, value_or};
 use super::report::Report;
+use super::units::{show_duration, show_size};
+use crate::store::settings::StreamLimits;
+use crate::stream::Stream;
 use crate::{status, store};
 
 /// `data_dir` where neither the operator nor systemd says.
@@ -205,7 +208,7 @@ pub(super) fn log(root: &Section<'_, '_>) -> LogSettings {
     LogSettings { filter: level.map_or(defaults.filter, |given| given.value.to_owned()), format }
 }
 
-/// `[store]` and `[dead_letters]`.
+/// `[store]`, `[streams]` and `[dead_letters]`.
 pub(super) fn store(root: &Section<'_, '_>, data_dir: PathBuf) -> store::Settings {
     let defaults = store::Settings::in_dir(data_dir);
     let section = root.section("store", "a table [store]");
@@ -217,14 +220,43 @@ pub(super) fn store(root: &Section<'_, '_>, data_dir: PathBuf) -> store::Setting
         section.duration("commit_interval", Duration::from_millis(1)..=LONGEST_COMMIT_INTERVAL);
     section.finish();
     let dead_letters = dead_letters(root, defaults.dead_letters);
+    let max_size_bytes = value_or(max_size, defaults.max_size_bytes);
+    let max_age = value_or(max_age, defaults.max_age);
     store::Settings {
-        max_size_bytes: value_or(max_size, defaults.max_size_bytes),
-        max_age: value_or(max_age, defaults.max_age),
+        max_size_bytes,
+        max_age,
+        streams: streams(root, max_size_bytes, max_age),
         when_full: value_or(when_full, defaults.when_full),
         commit_interval: value_or(commit_interval, defaults.commit_interval),
         dead_letters,
         data_dir: defaults.data_dir,
     }
+}
+
+/// `[streams.<name>]`: limits within the store's. One as high as the store's is none.
+fn streams(root: &Section<'_, '_>, max_size_bytes: u64, max_age: Duration) -> [StreamLimits; 3] {
+    let all = root.section("streams", "a table such as [streams.readings]");
+    let report = all.report;
+    let limits = Stream::ALL.map(|stream| {
+        let section = all.section(stream.name(), "a table such as { max_size = \"64MiB\" }");
+        let own_size = section.size("max_size", LEAST_STORE_BYTES..=MOST_STORE_BYTES);
+        let own_age = section.duration("max_age", Duration::from_secs(1)..=LONGEST);
+        section.finish();
+        if let Some(own) = own_size.as_ref().filter(|own| own.value > max_size_bytes) {
+            let (size, max) = (show_size(own.value), show_size(max_size_bytes));
+            report.fault(&own.place, Problem::AboveStore { given: size, key: "max_size", max });
+        }
+        if let Some(own) = own_age.as_ref().filter(|own| own.value > max_age) {
+            let (age, max) = (show_duration(own.value), show_duration(max_age));
+            report.fault(&own.place, Problem::AboveStore { given: age, key: "max_age", max });
+        }
+        StreamLimits {
+            max_size_bytes: own_size.map(|own| own.value).filter(|own| *own != max_size_bytes),
+            max_age: own_age.map(|own| own.value).filter(|own| *own != max_age),
+        }
+    });
+    all.finish();
+    limits
 }
 
 fn dead_letters(

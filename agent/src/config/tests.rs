@@ -524,7 +524,7 @@ fn sinks_are_checked() {
     check(&with("headers = { Content-Type = \"x\" }"), "4:13: sinks.c.headers.Content-Type: ", "sets itself");
     check(&with("headers = { a = \"x\", A = \"x\" }"), "4:22: sinks.c.headers.A: header \"A\"", "twice");
     check(&with("max_age = \"1d\""), "4:1: sinks.c.max_age: unknown key", "expected one of");
-    check(&format!("{SINK}[streams.readings]\nmax_age = \"1d\""), "4:2: streams: unknown key", "sinks");
+    check(&format!("{SINK}[limits.readings]\nmax_age = \"1d\""), "4:2: limits: unknown key", "sinks");
 }
 
 #[test]
@@ -538,4 +538,30 @@ fn a_file_that_is_not_there_is_a_fault() {
     let folder = tempfile::tempdir().unwrap();
     let faults = super::load(&folder.path().join("none.toml")).unwrap_err().to_string();
     assert!(faults.contains("none.toml: cannot read the configuration"), "{faults}");
+}
+
+#[test]
+fn a_stream_may_have_limits_within_the_store_s() {
+    let text = "[store]\nmax_size = \"64MiB\"\n[streams.readings]\nmax_size = \"32MiB\"\n[streams.windows]\nmax_age = \"1d\"\n\
+                [streams.alerts]\nmax_size = \"64MiB\"\nmax_age = \"30d\"\n";
+    let limits = config(text).store.streams;
+    assert_eq!((limits[0].max_size_bytes, limits[0].max_age), (Some(32 << 20), None));
+    assert_eq!((limits[1].max_size_bytes, limits[1].max_age), (None, Some(Duration::from_secs(86_400))));
+    assert_eq!(limits[2], crate::store::settings::StreamLimits::default(), "as the store's, so none");
+    check(
+        "[streams.readings]\nmax_size = \"2GiB\"\n",
+        "2:12: streams.readings.max_size: 2GiB is above store.max_size, 1GiB",
+        "lower this or raise that",
+    );
+    check(
+        "[streams.windows]\nmax_age = \"365d\"\n",
+        "2:11: streams.windows.max_age: 365d is above store.max_age, 30d",
+        "",
+    );
+    check(
+        "[streams.window]\nmax_age = \"1d\"\n",
+        "1:10: streams.window: unknown key",
+        "did you mean \"windows\"",
+    );
+    check("[streams.readings]\nmax_sise = \"1MiB\"\n", "2:1: ", "did you mean \"max_size\"");
 }

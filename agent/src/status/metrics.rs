@@ -125,7 +125,10 @@ fn streams(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     let appended = status.streams.iter().map(|(stream, of)| (label(stream.as_str()), of.appended));
     out.counter("holdfast_stream_appended", "Records ever appended", appended)?;
     let held = status.streams.iter().map(|(stream, of)| (label(stream.as_str()), of.held_bytes));
-    out.gauge("holdfast_stream_held_bytes", "Bytes held", held)
+    out.gauge("holdfast_stream_held_bytes", "Bytes held", held)?;
+    let limits = status.streams.iter();
+    let limits = limits.filter_map(|(stream, of)| Some((label(stream.as_str()), of.max_bytes?)));
+    out.gauge("holdfast_stream_max_bytes", "The stream's own limit of holdfast_stream_held_bytes", limits)
 }
 
 fn sinks(status: &Status, out: &mut Out<'_>) -> fmt::Result {
@@ -173,6 +176,11 @@ fn store(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     let store = &status.store;
     out.gauge("holdfast_store_bytes", "Bytes on disk of what is held", [([], store.bytes)])?;
     out.gauge("holdfast_store_max_bytes", "The limit of holdfast_store_bytes", [([], store.max_bytes)])?;
+    out.gauge(
+        "holdfast_store_file_bytes",
+        "What the store's file takes on the disk",
+        [([], store.file_bytes)],
+    )?;
     let states = StoreState::ALL.map(|state| ([("state", state.name())], u64::from(state == store.state)));
     out.gauge("holdfast_store_state", "1 for the state the store is in", states)?;
     out.counter("holdfast_commits", "Durable commits", [([], store.commits)])?;

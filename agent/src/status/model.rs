@@ -89,6 +89,8 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// Their limit.
     pub max_bytes: u64,
+    /// What the file takes on the disk: what is held, what is beside it, and free space to be used again.
+    pub file_bytes: u64,
     /// Its state.
     pub state: StoreState,
     /// What went wrong last.
@@ -112,6 +114,8 @@ pub struct StreamStatus {
     pub oldest_seq: u64,
     /// Bytes held.
     pub held_bytes: u64,
+    /// Their limit, if the stream has one of its own.
+    pub max_bytes: Option<u64>,
 }
 
 /// One source. In messages: `received = stored + rejected + redelivered + skipped`.
@@ -267,11 +271,11 @@ impl Status {
             state,
             summary: super::text::summary(state, access, &report, &sources, &sinks),
             balanced: sinks.values().all(|sink| sink.balanced),
-            store: report.into(),
             streams: Stream::ALL
                 .into_iter()
-                .map(|stream| (stream.to_string(), (&*books, stream).into()))
+                .map(|stream| (stream.to_string(), stream_status(&books, &report, stream)))
                 .collect(),
+            store: report.into(),
             sources,
             sinks,
             windows: windows.windows.iter().map(|(name, window)| (name.clone(), (*window).into())).collect(),
@@ -407,6 +411,7 @@ impl From<store::Report> for StoreStatus {
         Self {
             bytes: report.bytes,
             max_bytes: report.max_bytes,
+            file_bytes: report.file_bytes,
             state: report.state,
             last_error: report.last_error,
             commits: report.commits,
@@ -416,15 +421,15 @@ impl From<store::Report> for StoreStatus {
     }
 }
 
-impl From<(&Books, Stream)> for StreamStatus {
-    fn from((books, stream): (&Books, Stream)) -> Self {
-        let stream = books.stream(stream);
-        Self {
-            appended: stream.appended(),
-            next_seq: stream.outside(stream.next).0,
-            oldest_seq: stream.outside(stream.oldest).0.max(1),
-            held_bytes: stream.held_bytes,
-        }
+fn stream_status(books: &Books, report: &store::Report, stream: Stream) -> StreamStatus {
+    let max_bytes = report.max_stream_bytes[stream.index()];
+    let stream = books.stream(stream);
+    StreamStatus {
+        appended: stream.appended(),
+        next_seq: stream.outside(stream.next).0,
+        oldest_seq: stream.outside(stream.oldest).0.max(1),
+        held_bytes: stream.held_bytes,
+        max_bytes,
     }
 }
 

@@ -136,7 +136,10 @@ fn write_store(status: &Status, out: &mut String) -> std::fmt::Result {
             grouped(stream.appended),
             stream.oldest_seq.to_string(),
             stream.next_seq.to_string(),
-            bytes(stream.held_bytes),
+            stream.max_bytes.map_or_else(
+                || bytes(stream.held_bytes),
+                |max| format!("{} of {}", bytes(stream.held_bytes), bytes(max)),
+            ),
         ]);
     }
     writeln!(out, "{}", table.text())

@@ -40,6 +40,11 @@ pub(super) fn write_checkpoint(transaction: &WriteTransaction, update: &WindowsU
     Ok(())
 }
 
+/// How many rows the checkpoint has.
+pub(super) fn rows(file: &File) -> Result<u64, Error> {
+    file.read(|transaction| Ok(transaction.open_table(SERIES)?.len()?))
+}
+
 /// Removes the checkpoint of windows that are configured no more: it would be wrong when they return.
 pub(super) fn forget_windows(file: &File) -> Result<(), Error> {
     let is_empty = file.read(|transaction| Ok(transaction.open_table(SERIES)?.is_empty()?))?;

@@ -4,6 +4,7 @@
 //! database is dropped and opened again; after a panic on a damaged page the same is the safe thing to do. Both are
 //! [`File::reopen`].
 
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -238,6 +239,28 @@ impl File {
     pub(super) fn close(&self) {
         let before = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
+    }
+
+    /// Makes the file as small as it can be. Nobody reads or writes meanwhile; a crash in the middle is harmless, because what
+    /// moves does so in transactions.
+    ///
+    /// # Errors
+    /// If the disk fails; the file has to be opened again then.
+    pub(super) fn compact(&self) -> Result<(), Error> {
+        self.alone(|database| {
+            database.compact()?;
+            Ok(())
+        })
+    }
+
+    /// What the file takes on the disk; `None` if that cannot be said.
+    pub(super) fn disk_bytes(&self) -> Option<u64> {
+        /// The unit of `st_blocks`, whatever the file system's own is (stat(2)).
+        const BLOCK_BYTES: u64 = 512;
+        match &self.medium {
+            Medium::File(path) => Some(std::fs::metadata(path).ok()?.blocks() * BLOCK_BYTES),
+            Medium::Backend(_) => None,
+        }
     }
 
     fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use super::compaction::{self, Occasion};
 use super::file::{self, Error, File, Medium, STATE};
 use super::ledger::{Books, Identity};
 use super::log::{self, State, WindowsPresence};
@@ -15,6 +16,7 @@ use super::settings::Settings;
 use super::work::{Group, LedgerChange, LedgerEvent, SinkSpec, Work};
 use super::writer::{Ends, Writer};
 use super::{WindowsSnapshot, WindowsUpdate, checkpoint};
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::stream::{Epoch, Seq, Stream};
 
@@ -86,7 +88,10 @@ impl Store {
         published: Published,
     ) -> Result<Opened, Error> {
         let report = published.report.clone();
-        report.send_modify(|report| report.max_bytes = settings.max_size_bytes);
+        report.send_modify(|report| {
+            report.max_bytes = settings.max_size_bytes;
+            report.max_stream_bytes = settings.streams.map(|own| own.max_size_bytes);
+        });
         let total_bytes =
             std::fs::metadata(settings.data_dir.join(file::FILE_NAME)).map_or(0, |file| file.len());
         let progress = move |part: f64| {
@@ -134,6 +139,7 @@ impl Store {
             let work = Work { epoch: Some((epoch, identity.clone())), ..Work::default() };
             state.commit(&file, &work, clock.monotonic(), clock.wall())?;
         }
+        let file_bytes = compact_if_it_pays(&file, &state)?;
         let recent = state.recent.clone();
 
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
@@ -141,6 +147,7 @@ impl Store {
         books.send_replace(Arc::new(state.books.clone()));
         report.send_modify(|report| {
             report.bytes = state.books.held_bytes();
+            report.file_bytes = file_bytes;
             report.recovering = None;
         });
         let (wants_checkpoint, checkpoint_wanted) = watch::channel(false);
@@ -295,6 +302,24 @@ impl Store {
         self.requests.send(request(done)).await.map_err(|_| Closed)?;
         durable.await.map_err(|_| Closed)
     }
+}
+
+/// Makes the file smaller if it is far larger than what is in it. Returns what it takes on the disk.
+fn compact_if_it_pays(file: &File, state: &State) -> Result<u64, Error> {
+    let file_bytes = file.disk_bytes().unwrap_or(0);
+    let live_bytes = state.live_bytes(file)?;
+    if !compaction::pays(Occasion::Start, file_bytes, live_bytes, 0) {
+        return Ok(file_bytes);
+    }
+    info!(file_bytes, live_bytes, "store's file is far larger than what is in it; compacting it");
+    if let Err(error) = file.compact() {
+        // A disk that is too full for it, say. What is stored is as it was.
+        warn!(error = %chain(&error), "store's file could not be compacted");
+        file.reopen()?;
+    }
+    let file_bytes = file.disk_bytes().unwrap_or(0);
+    info!(file_bytes, "store's file is compacted");
+    Ok(file_bytes)
 }
 
 /// Whose the store was, if it is not new.

@@ -37,6 +37,8 @@ pub(super) const RECENT_ROW: &str = "recent";
 const RECENT_EVERY_COMMITS: u64 = 256;
 /// ...or this many bytes of readings, so that opening the store reads few chunks and old ones may go...
 const RECENT_EVERY_BYTES: u64 = 16 << 20;
+/// What a message takes in that copy.
+const RECENT_MESSAGE_BYTES: u64 = 11;
 /// ...or this many messages that only rows without readings carry.
 const RECENT_EVERY_CARRIED: usize = 16_384;
 
@@ -246,6 +248,17 @@ impl State {
         Ok(pressure)
     }
 
+    /// About as many bytes of the file as are in use, and no less.
+    pub(super) fn live_bytes(&self, file: &File) -> Result<u64, Error> {
+        /// A series' state with a sketch, and a letter's payload rounded up by redb.
+        const CHECKPOINT_ROW_BYTES: u64 = 2 << 10;
+        let letters = self.books.dead_letters;
+        let letters = letters.kept * 256 + letters.kept_bytes * 2;
+        let recent = (self.recent.messages() as u64 * RECENT_MESSAGE_BYTES).next_power_of_two();
+        let series = checkpoint::rows(file)? * CHECKPOINT_ROW_BYTES;
+        Ok(self.books.held_bytes() + letters + recent + series)
+    }
+
     /// The commit is durable: it is the state now.
     fn settle(&mut self, draft: Draft, work: &Work, copy: RecentCopy, pressure: retention::Pressure) {
         let last_row_bytes = draft.last_row_bytes();
@@ -279,7 +292,7 @@ impl State {
 
     fn is_recent_due(&self, work: &Work, readings_bytes: u64) -> bool {
         // Never so seldom that a full store holds much that may not go.
-        let max_bytes = RECENT_EVERY_BYTES.min(self.settings.max_size_bytes / 8);
+        let max_bytes = RECENT_EVERY_BYTES.min(self.settings.max_size_of(Stream::Readings) / 8);
         let saved = &self.recent_saved;
         let carried =
             messages(&self.carried) + work.group.as_ref().map_or(0, |group| messages(&group.recent));

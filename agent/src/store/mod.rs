@@ -7,6 +7,7 @@
 mod checkpoint;
 mod chunk;
 mod codec;
+mod compaction;
 mod cursor;
 mod draft;
 mod epoch;

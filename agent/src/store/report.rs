@@ -42,6 +42,10 @@ pub struct Report {
     pub bytes: u64,
     /// The configured limit of `bytes`.
     pub max_bytes: u64,
+    /// The limits of single streams, in the order of [`crate::stream::Stream::ALL`]; `None`: only `max_bytes` counts.
+    pub max_stream_bytes: [Option<u64>; 3],
+    /// What the file takes on the disk, with all that is beside what `bytes` counts.
+    pub file_bytes: u64,
     /// Its state.
     pub state: State,
     /// What went wrong last, for people; `None` when all is well.

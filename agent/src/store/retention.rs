@@ -2,7 +2,7 @@
 //!
 //! Trimming removes what every sink has; it is done now and then, because each time costs a page. Shedding gives up
 //! what some sink still wants, because the store is full or the record too old: the oldest readings first, then window
-//! results, then alerts. Never touched: what a pinned batch needs, what the windows' durable checkpoint has not passed,
+//! results, then alerts. A stream may have limits of its own; what goes by them goes first. Never touched: what a pinned batch needs, what the windows' durable checkpoint has not passed,
 //! and the last chunk of the readings, which carries the state of the store.
 
 use redb::{ReadableTable, WriteTransaction};
@@ -41,7 +41,7 @@ pub(super) struct Limits<'a> {
 pub(super) struct Pressure {
     /// Something was given up in this commit.
     pub(super) shed: u64,
-    /// It is over its limit, and nothing more can be given up now.
+    /// It is over its limit, or the readings over theirs, and nothing more can be given up now.
     pub(super) over: bool,
     /// A checkpoint of the windows would allow more to go.
     pub(super) wants_checkpoint: bool,
@@ -78,6 +78,16 @@ impl Books {
     pub fn held_bytes(&self) -> u64 {
         self.streams.iter().map(|stream| stream.held_bytes).sum()
     }
+
+    /// Whether more than `percent` of a limit of size is used, be it the store's or a stream's own.
+    pub(super) fn fills(&self, percent: u64, settings: &Settings) -> bool {
+        let is_above = |bytes: u64, max: u64| bytes > max / 100 * percent + max % 100 * percent / 100;
+        is_above(self.held_bytes(), settings.max_size_bytes)
+            || Stream::ALL.into_iter().any(|stream| {
+                let own = settings.own_max_size(stream);
+                own.is_some_and(|max| is_above(self.stream(stream).held_bytes, max))
+            })
+    }
 }
 
 /// Trims and sheds as far as the limits ask for it.
@@ -87,9 +97,9 @@ pub(super) fn enforce(
     limits: &Limits<'_>,
 ) -> Result<Pressure, Error> {
     let mut pressure = Pressure::default();
-    let max_bytes = limits.settings.max_size_bytes;
-    let is_full = |books: &Books| books.held_bytes() > max_bytes;
-    if !limits.trim_now && !is_full(books) {
+    let settings = limits.settings;
+    let max_bytes = settings.max_size_bytes;
+    if !limits.trim_now && !books.fills(100, settings) {
         return Ok(pressure);
     }
     pressure.trimmed = true;
@@ -98,21 +108,73 @@ pub(super) fn enforce(
     }
     for stream in Stream::ALL {
         let sweep = Sweep { stream, limits };
-        pressure.shed +=
-            sweep.shed(transaction, books, GapReason::ShedAge, &|_, newest| sweep.is_too_old(newest))?;
+        pressure.shed += sweep.shed(transaction, books, Limit::Age, &|_, newest| sweep.is_too_old(newest))?;
     }
-    if is_full(books) {
+    for stream in Stream::ALL {
+        let Some(own) = settings.own_max_size(stream) else { continue };
+        let is_above = |books: &Books, _| books.stream(stream).held_bytes > own;
+        pressure.shed += Sweep { stream, limits }.shed(transaction, books, Limit::OwnSize, &is_above)?;
+    }
+    if books.held_bytes() > max_bytes {
         for stream in Stream::ALL {
-            let sweep = Sweep { stream, limits };
-            pressure.shed += sweep
-                .shed(transaction, books, GapReason::ShedSize, &|books, _| books.held_bytes() > max_bytes)?;
+            let is_above = |books: &Books, _| books.held_bytes() > max_bytes;
+            pressure.shed += Sweep { stream, limits }.shed(transaction, books, Limit::Size, &is_above)?;
         }
     }
-    pressure.over = books.held_bytes().saturating_sub(limits.last_row_bytes) > max_bytes;
-    let next = books.stream(Stream::Readings).next;
-    pressure.wants_checkpoint = pressure.over && books.checkpoint.position < next;
-    pressure.far_over = pressure.wants_checkpoint && books.held_bytes() > max_bytes + max_bytes / 4;
+    weigh(&mut pressure, books, limits);
     Ok(pressure)
+}
+
+/// Says how full the store is once all is gone that may go.
+///
+/// Window results above a limit of their own never hold up readings, which are far more: they only ask for the checkpoint
+/// behind which they may go.
+fn weigh(pressure: &mut Pressure, books: &Books, limits: &Limits<'_>) {
+    let settings = limits.settings;
+    let readings = books.stream(Stream::Readings);
+    let readings_max = settings.own_max_size(Stream::Readings).unwrap_or(u64::MAX);
+    let is_over = |held: u64, max: u64| held.saturating_sub(limits.last_row_bytes) > max;
+    pressure.over =
+        is_over(books.held_bytes(), settings.max_size_bytes) || is_over(readings.held_bytes, readings_max);
+    let windows = books.stream(Stream::Windows);
+    let windows_wait = books.checkpoint.windows_next < windows.next
+        && settings.own_max_size(Stream::Windows).is_some_and(|max| windows.held_bytes > max);
+    let readings_wait = pressure.over && books.checkpoint.position < readings.next;
+    pressure.wants_checkpoint = readings_wait || windows_wait;
+    let is_far = |held: u64, max: u64| held > max.saturating_add(max / 4);
+    pressure.far_over = readings_wait
+        && (is_far(books.held_bytes(), settings.max_size_bytes) || is_far(readings.held_bytes, readings_max));
+}
+
+/// Which limit asks for something to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// `max_age`, the store's or the stream's.
+    Age,
+    /// The store's `max_size`.
+    Size,
+    /// The stream's own `max_size`.
+    OwnSize,
+}
+
+impl Limit {
+    fn reason(self) -> GapReason {
+        match self {
+            Self::Age => GapReason::ShedAge,
+            Self::Size | Self::OwnSize => GapReason::ShedSize,
+        }
+    }
+
+    /// Whether `when_full = "block"` forbids to give up by this limit what is still wanted. Nobody but us has window results,
+    /// so no sender could hold them for us: by a limit of their own they go all the same.
+    fn is_blocked(self, stream: Stream, when_full: WhenFull) -> bool {
+        when_full == WhenFull::Block
+            && match self {
+                Self::Age => false,
+                Self::Size => true,
+                Self::OwnSize => stream == Stream::Readings,
+            }
+    }
 }
 
 /// One pass over the rows of a stream.
@@ -136,7 +198,8 @@ impl Sweep<'_> {
     }
 
     fn is_too_old(&self, newest: Timestamp) -> bool {
-        let max_age = i64::try_from(self.limits.settings.max_age.as_micros()).unwrap_or(i64::MAX);
+        let max_age =
+            i64::try_from(self.limits.settings.max_age_of(self.stream).as_micros()).unwrap_or(i64::MAX);
         // What was received before the clock was set is of unknown age; a step from 1970 to today must shed nothing.
         Clock::is_plausible(newest) && self.limits.wall.micros_since(newest) > max_age
     }
@@ -167,7 +230,7 @@ impl Sweep<'_> {
         &self,
         transaction: &WriteTransaction,
         books: &mut Books,
-        reason: GapReason,
+        limit: Limit,
         more: &dyn Fn(&Books, Timestamp) -> bool,
     ) -> Result<u64, Error> {
         let free_until = self.free_until(books);
@@ -186,9 +249,8 @@ impl Sweep<'_> {
             }
             let wanted_by_required =
                 ledgers().any(|(sink, ledger)| sink.required == Required::Yes && !ledger.is_settled(range));
-            let is_blocking =
-                self.limits.settings.when_full == WhenFull::Block && reason == GapReason::ShedSize;
-            if is_blocking && (wanted_by_required || self.limits.sinks.is_empty()) {
+            let is_blocked = limit.is_blocked(self.stream, self.limits.settings.when_full);
+            if is_blocked && (wanted_by_required || self.limits.sinks.is_empty()) {
                 return Fate::Stop;
             }
             Fate::Shed
@@ -198,7 +260,7 @@ impl Sweep<'_> {
             let books = books.sinks.get_mut(&sink.name).and_then(|sink| sink.streams.get_mut(&self.stream));
             if let Some(ledger) = books {
                 for range in &gone {
-                    ledger.shed(*range, reason);
+                    ledger.shed(*range, limit.reason());
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::stream::Stream;
+
 /// Settings of the store: checked values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -14,6 +16,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// What happens at either limit.
     pub when_full: WhenFull,
+    /// What single streams may hold within that, in the order of [`Stream::ALL`].
+    pub streams: [StreamLimits; 3],
     /// The longest that a reading waits for its commit.
     pub commit_interval: Duration,
     /// Limits of the dead letters.
@@ -29,10 +33,38 @@ impl Settings {
             max_size_bytes: 1 << 30,
             max_age: Duration::from_secs(30 * 24 * 3_600),
             when_full: WhenFull::Shed,
+            streams: Default::default(),
             commit_interval: Duration::from_secs(1),
             dead_letters: DeadLetterSettings::default(),
         }
     }
+
+    /// The bytes that `stream` may hold by a limit of its own.
+    #[must_use]
+    pub fn own_max_size(&self, stream: Stream) -> Option<u64> {
+        self.streams[stream.index()].max_size_bytes
+    }
+
+    /// The bytes that `stream` may hold if it has the store for itself.
+    #[must_use]
+    pub fn max_size_of(&self, stream: Stream) -> u64 {
+        self.own_max_size(stream).map_or(self.max_size_bytes, |own| own.min(self.max_size_bytes))
+    }
+
+    /// How old records of `stream` may become.
+    #[must_use]
+    pub fn max_age_of(&self, stream: Stream) -> Duration {
+        self.streams[stream.index()].max_age.map_or(self.max_age, |own| own.min(self.max_age))
+    }
+}
+
+/// Limits of one stream, within those of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Bytes on disk of what is held of it; `None`: only the store's limit counts.
+    pub max_size_bytes: Option<u64>,
+    /// Since receipt; `None`: only the store's limit counts.
+    pub max_age: Option<Duration>,
 }
 
 /// What happens when the store is full.

@@ -2,7 +2,9 @@
 
 mod disk;
 mod faults;
+mod limits;
 mod offline;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
+use super::compaction::{self, Occasion};
 use super::file::Error;
 use super::handle::Request;
 use super::ledger::{Books, Identity};
@@ -50,6 +51,8 @@ pub struct Writer {
     /// A group that waits for room (`when_full = "block"`).
     held: Option<(Group, oneshot::Sender<()>)>,
     due: Option<Instant>,
+    /// What the file took on the disk after it was compacted last.
+    compacted_bytes: u64,
 }
 
 /// What the writer shares with the handles.
@@ -74,6 +77,7 @@ impl Writer {
             waiting: Vec::new(),
             held: None,
             due: None,
+            compacted_bytes: 0,
         }
     }
 
@@ -81,6 +85,9 @@ impl Writer {
     pub async fn run(mut self) {
         while let Event::Due = self.next().await {
             self.commit().await;
+            if self.pressure.trimmed {
+                self.compact_if_it_pays().await;
+            }
         }
         if !self.work.is_empty() {
             self.commit().await;
@@ -225,6 +232,47 @@ impl Writer {
         self.release_held();
     }
 
+    /// Makes the file smaller if it is far larger than what is in it, and nothing waits. Called after commits that looked for
+    /// what can go.
+    async fn compact_if_it_pays(&mut self) {
+        let Some(file_bytes) = self.ends.reader.file.disk_bytes() else { return };
+        self.ends.report.send_modify(|report| report.file_bytes = file_bytes);
+        let is_idle = self.due.is_none() && self.held.is_none() && self.ends.requests.is_empty();
+        let held_bytes = self.ends.books.borrow().held_bytes();
+        let may_pay = compaction::pays(Occasion::Running, file_bytes, held_bytes, self.compacted_bytes);
+        let Some(state) = self.state.take_if(|_| is_idle && may_pay) else { return };
+        let (file, before_bytes) = (Arc::clone(&self.ends.reader.file), self.compacted_bytes);
+        let attempt = blocking(move || {
+            let result = state.live_bytes(&file).and_then(|live_bytes| {
+                let pays = compaction::pays(Occasion::Running, file_bytes, live_bytes, before_bytes);
+                if pays { file.compact().map(|()| file.disk_bytes()) } else { Ok(None) }
+            });
+            (state, result)
+        });
+        let started = self.clock.monotonic();
+        let (state, result) = attempt.await;
+        self.state = Some(state);
+        let took = self.clock.monotonic() - started;
+        match result {
+            Ok(Some(bytes)) => {
+                info!(
+                    before_bytes = file_bytes,
+                    bytes,
+                    ?took,
+                    "store's file was far larger than what is in it; compacted"
+                );
+                self.compacted_bytes = bytes;
+                self.ends.report.send_modify(|report| report.file_bytes = bytes);
+            }
+            Ok(None) => {}
+            // The next commit finds the file unusable, says so and opens it again.
+            Err(error) => {
+                warn!(error = %chain(&error), "store's file could not be compacted");
+                self.compacted_bytes = file_bytes;
+            }
+        }
+    }
+
     fn publish(&mut self, state: &State, work: &mut Work, before: [Seq; 2], pressure: Pressure) {
         if let Some(group) = work.group.take().filter(|group| !group.readings.is_empty()) {
             self.ends.reader.keep(Piece::Readings(before[0], group.readings.into()));
@@ -257,7 +305,7 @@ impl Writer {
         let is_wanted = state.sinks.iter().any(|sink| {
             sink.streams.iter().any(|stream| state.books.pending(&sink.name, *stream).unwrap_or(0) > 0)
         });
-        is_shedding && is_wanted && state.books.held_bytes() > state.settings.max_size_bytes / 10 * 9
+        is_shedding && is_wanted && state.books.fills(90, &state.settings)
     }
 
     /// Says once when trouble begins, and once when it ends.

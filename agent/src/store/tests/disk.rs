@@ -1,5 +1,7 @@
 //! A disk that fails: every write and sync of a workload fails once, and the power goes at every one of them.
 
+mod shedding;
+
 use std::io;
 use std::sync::Mutex;
 
