@@ -12,6 +12,7 @@ mod full;
 mod listener;
 mod looking;
 mod outage;
+mod overload;
 mod receiver;
 mod refusal;
 mod restart;

@@ -32,6 +32,8 @@ const MAX_DEVICE_BYTES: usize = 256;
 const MAX_FIELD_NAME_BYTES: usize = 1_024;
 /// Fields of one reading: a whole PLC image fits, an attack does not.
 const MAX_FIELDS: usize = 4_096;
+/// Readings of one message: as readings, small objects take up to thirty times the memory of their text.
+const MAX_READINGS: usize = 1 << 16;
 /// Arrays and objects within one another: what the JSON reader bears, which recurses.
 const MAX_DEPTH: usize = 127;
 

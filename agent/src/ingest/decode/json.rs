@@ -16,7 +16,7 @@ use super::plan::Scope;
 use super::rejection::{Rejection, quoted, start_of};
 use super::route::field_name_too_long;
 use super::time::{self, Fault};
-use super::{MAX_DEPTH, MAX_FIELD_NAME_BYTES, MAX_FIELDS};
+use super::{MAX_DEPTH, MAX_FIELD_NAME_BYTES, MAX_FIELDS, MAX_READINGS};
 use crate::reading::{Reading, Timestamp, Value};
 
 /// What the JSON reader says when it meets the bracket that is one too deep.
@@ -235,7 +235,12 @@ impl<'de> Visitor<'de> for Top<'_, '_, '_> {
         for index in 0.. {
             let top = Top { walk: &mut *self.walk, element: Some(index) };
             match elements.next_element_seed(top)? {
-                Some(Document::Object(reading)) => readings.extend(reading),
+                Some(Document::Object(reading)) => {
+                    if reading.is_some() && readings.len() == MAX_READINGS {
+                        return Err(self.walk.fail(Rejection::TooManyReadings { limit: MAX_READINGS }));
+                    }
+                    readings.extend(reading);
+                }
                 Some(Document::Null | Document::Array(_)) => {}
                 None => break,
             }

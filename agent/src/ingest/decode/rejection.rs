@@ -91,6 +91,12 @@ pub enum Rejection {
         /// How many it may have.
         limit: usize,
     },
+    /// An array of more readings than one message may bring.
+    #[error("the array has more than {limit} readings; send it in several messages")]
+    TooManyReadings {
+        /// How many it may have.
+        limit: usize,
+    },
     /// A name of a field that is too long.
     #[error("a field name is {bytes} bytes long; at most {limit_bytes} are taken: \"{start}…\"")]
     FieldNameTooLong {

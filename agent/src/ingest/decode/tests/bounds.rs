@@ -148,3 +148,15 @@ fn ever_new_names_take_bounded_memory() {
     }
     assert!(decoder.memory.shapes_held() < 2_500, "{}", decoder.memory.shapes_held());
 }
+
+#[test]
+fn an_array_has_a_limit_of_readings() {
+    let array = |count: usize| format!("[{}{{}}]", "{\"a\":1},".repeat(count));
+    let Decoded::Readings(readings) = decode(json(), "sensors/x", array(MAX_READINGS).as_bytes()) else {
+        panic!("readings");
+    };
+    assert_eq!(readings.len(), MAX_READINGS, "what has no value does not count");
+    let reason = rejected(json(), array(MAX_READINGS + 1));
+    assert_eq!(reason, Rejection::TooManyReadings { limit: MAX_READINGS });
+    assert_eq!(reason.to_string(), "the array has more than 65536 readings; send it in several messages");
+}
