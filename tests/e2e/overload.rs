@@ -10,8 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::{BATCH, HOLDFAST, STORE, client, listener};
 
-/// What the agent may take of memory whatever is sent to it. That of a release build is less by half.
-const MOST_KIB: u64 = 128 << 10;
+/// What the agent may take of memory however many small messages come. `ARCHITECTURE.md` says so.
+const MOST_KIB: u64 = 64 << 10;
+/// The same, for messages of a megabyte.
+const MOST_FOR_LARGE_KIB: u64 = 192 << 10;
 /// What it may grow by while the same goes on.
 const GROWTH_KIB: u64 = 24 << 10;
 /// Windows that close as the readings' times go on.
@@ -140,7 +142,7 @@ async fn payloads_of_a_megabyte_from_many_at_once_pass_and_memory_stays_flat() {
     }
     agent.drained("readings", 40).await;
     let peak_kib = agent.peak_kib();
-    assert!(peak_kib <= MOST_KIB, "{peak_kib} KiB of memory");
+    assert!(peak_kib <= MOST_FOR_LARGE_KIB, "{peak_kib} KiB of memory");
     journal.assert_exactly_once(&cloud);
     let requests = cloud.requests();
     assert!(requests.iter().all(|request| request.records().len() <= 1), "each is too large for company");
@@ -157,7 +159,7 @@ async fn payloads_that_take_far_more_memory_than_they_are_long_have_a_limit() {
     let payloads = [many_fields, array(69_000).into_bytes(), array(65_000).into_bytes()];
     assert!(payloads.iter().all(|payload| payload.len() <= 1 << 20));
     let mut sensors = JoinSet::new();
-    for device in 0..8 {
+    for device in 0..16 {
         let payloads: Vec<_> = (1..).zip(payloads.clone()).collect();
         let journal = journal.clone();
         sensors.spawn(async move {
@@ -168,11 +170,11 @@ async fn payloads_that_take_far_more_memory_than_they_are_long_have_a_limit() {
         sensor.unwrap();
     }
     let status =
-        agent.wait_for("all to be settled", |status| status.source("direct", "received") == 24).await;
+        agent.wait_for("all to be settled", |status| status.source("direct", "received") == 48).await;
     status.assert_balanced();
-    assert_eq!((status.source("direct", "rejected"), status.appended("readings")), (16, 8 * 65_000));
+    assert_eq!((status.source("direct", "rejected"), status.appended("readings")), (32, 16 * 65_000));
     let peak_kib = agent.peak_kib();
-    assert!(peak_kib <= MOST_KIB, "{peak_kib} KiB of memory");
+    assert!(peak_kib <= MOST_FOR_LARGE_KIB, "{peak_kib} KiB of memory");
     let listed = agent.command(&["dead-letters", "list", "--json"]).await;
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(

@@ -45,7 +45,8 @@ const MAX_WILL_DELAY: Duration = Duration::from_secs(24 * 3_600);
 const MAX_OUTBOX_BYTES: usize = 64 << 10;
 /// Packets above this are read only within [`LARGE_PACKETS_BYTES`], all connections together.
 const LARGE_PACKET_BYTES: usize = 64 << 10;
-/// What large packets may take in memory while they arrive: two of the longest.
+/// What large packets may take in memory while they arrive, and until what they hold is handed over: two of the longest, or four
+/// of a megabyte, as readings may take many times the memory of their text.
 pub(super) const LARGE_PACKETS_BYTES: usize = 2 * packet::MAX_PACKET_BYTES;
 /// "Never", as a pause that timers can express.
 const NEVER: Duration = Duration::from_secs(24 * 3_600);
@@ -127,6 +128,8 @@ struct Connection {
     heard: Instant,
     /// Held while a large packet comes in.
     large: Option<OwnedSemaphorePermit>,
+    /// Held while what it was decoded to waits for room in the inlet: that may take many times its length.
+    large_decoded: Option<OwnedSemaphorePermit>,
 }
 
 /// What the connection waits for next.
@@ -155,6 +158,12 @@ enum Event {
     Check,
 }
 
+/// What a packet of `bytes` takes of [`LARGE_PACKETS_BYTES`].
+fn large_price(bytes: usize) -> u32 {
+    let price = bytes.saturating_mul(8).min(LARGE_PACKETS_BYTES / 2).max(bytes);
+    u32::try_from(price).unwrap_or(u32::MAX)
+}
+
 /// How a connection ended.
 enum Ending {
     Left(Parting),
@@ -175,6 +184,7 @@ impl Connection {
             patience: keep_alive.map(|keep_alive| keep_alive * 3 / 2),
             heard: shared.clock.monotonic(),
             large: None,
+            large_decoded: None,
             shared,
         }
     }
@@ -262,12 +272,12 @@ impl Connection {
             let length = match packet::frame(&self.line.inbox)? {
                 Frame::Complete(length) => length,
                 Frame::Partial(bytes) if bytes > LARGE_PACKET_BYTES && self.large.is_none() => {
-                    return Ok(Step::AwaitLarge(u32::try_from(bytes).unwrap_or(u32::MAX)));
+                    return Ok(Step::AwaitLarge(large_price(bytes)));
                 }
                 Frame::Partial(_) => return Ok(Step::Read),
             };
             let packet = packet::read(self.version, &mut self.line.inbox, length)?;
-            self.large = None;
+            self.large_decoded = self.large.take();
             match self.session.take(packet, &mut self.inlet, &mut self.line.outbox)? {
                 Next::GoOn => {}
                 Next::Leave(parting) => return Ok(Step::Leave(parting)),
@@ -287,7 +297,10 @@ impl Connection {
             Event::Stop => return Err(Fault::Stopping),
             Event::Cut => return Err(Fault::TakenOver),
             Event::Durable => self.settle(),
-            Event::Room(room) => room.map_err(|Closed| Fault::Stopping)?,
+            Event::Room(room) => {
+                room.map_err(|Closed| Fault::Stopping)?;
+                self.large_decoded = None;
+            }
             Event::Large(permit) => self.large = permit,
             Event::Exchanged(exchanged) => match exchanged.map_err(Fault::Broken)? {
                 Exchanged::Read => self.heard = self.shared.clock.monotonic(),
@@ -300,7 +313,11 @@ impl Connection {
     }
 
     fn flush(&mut self) -> Result<Flushed, Fault> {
-        self.inlet.flush().map_err(|Closed| Fault::Stopping)
+        let flushed = self.inlet.flush().map_err(|Closed| Fault::Stopping)?;
+        if flushed == Flushed::All {
+            self.large_decoded = None;
+        }
+        Ok(flushed)
     }
 
     fn settle(&mut self) {
