@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::cloud::Answer;
 use harness::{Agent, Broker, Cloud, DEADLINE, Journal, Sensor};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::{BATCH, HOLDFAST, STORE, client, listener};
 

@@ -43,24 +43,33 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn check(occasion: Occasion, file_mib: u64, live_mib: u64, before_mib: u64, expected: bool) {
+    #[derive(Debug, PartialEq)]
+    enum Verdict {
+        Pays,
+        Waits,
+    }
+    use Occasion::{Running, Start};
+    use Verdict::{Pays, Waits};
+
+    fn check(occasion: Occasion, file_mib: u64, live_mib: u64, before_mib: u64, expected: Verdict) {
         let pays = pays(occasion, file_mib * MIB, live_mib * MIB, before_mib * MIB);
-        assert_eq!(pays, expected, "{occasion:?}: {live_mib} in {file_mib} MiB, {before_mib} before");
+        let found = if pays { Pays } else { Waits };
+        assert_eq!(found, expected, "{occasion:?}: {live_mib} in {file_mib} MiB, {before_mib} before");
     }
 
     #[test]
     fn it_pays_if_little_is_moved_and_much_is_freed() {
-        check(Occasion::Running, 1_000, 5, 0, true);
-        check(Occasion::Running, 1_000, 17, 0, false);
-        check(Occasion::Start, 1_000, 17, 0, true);
-        check(Occasion::Start, 1_000, 65, 0, false);
-        check(Occasion::Start, 100, 25, 0, false);
-        check(Occasion::Start, 64, 1, 0, false);
+        check(Running, 1_000, 5, 0, Pays);
+        check(Running, 1_000, 17, 0, Waits);
+        check(Start, 1_000, 17, 0, Pays);
+        check(Start, 1_000, 65, 0, Waits);
+        check(Start, 100, 25, 0, Waits);
+        check(Start, 64, 1, 0, Waits);
     }
 
     #[test]
     fn what_did_not_help_is_not_done_again_before_the_file_has_doubled() {
-        check(Occasion::Running, 100, 5, 60, false);
-        check(Occasion::Running, 121, 5, 60, true);
+        check(Running, 100, 5, 60, Waits);
+        check(Running, 122, 5, 60, Pays);
     }
 }

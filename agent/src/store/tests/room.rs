@@ -54,7 +54,7 @@ fn the_file_stays_near_its_limit_however_long_it_is_written_to() {
         let count = 1 << fastrand::u32(0..10);
         let mut group = incompressible(n, count, 200);
         n += count;
-        group.recent[0].peer = format!("plant/{}", turn % 20).into();
+        group.recent[0].peer = format!("plant/{}", turn % 20);
         if turn % 3 == 0 {
             group.rejected.push(letter());
         }
