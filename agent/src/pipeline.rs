@@ -11,6 +11,7 @@
 //! acknowledged, the windows read on to the end and save their state, sinks send what they can, the store commits the rest.
 
 mod adapters;
+pub mod letters;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -23,7 +24,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::adapters::{FilterMemory, KnownPeers, StoreLog, StoredLetters};
+use self::adapters::{FilterMemory, KnownPeers, StoreLog};
+use self::letters::{Letters, StoredLetters};
 use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::Clock;
@@ -108,6 +110,8 @@ pub struct Running {
     drain_sinks: CancellationToken,
     abort_sinks: CancellationToken,
     stop_admin: CancellationToken,
+    /// Lets go of the store when it is closed.
+    letters: StoredLetters,
     /// Ends the writer when it goes.
     store: Option<Store>,
     /// Ends the ingest room when it goes, after the sources.
@@ -154,7 +158,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     rooms.spawn(Room::Admin, beat(heartbeat, clock, stop_beating));
 
     let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
-    letters.set(store.reader());
+    letters.open(Letters::new(&store, &config));
     rooms.spawn(Room::Writer, writer.run());
     store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
 
@@ -191,6 +195,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         drain_sinks: rooms.drain_sinks,
         abort_sinks: rooms.abort_sinks,
         stop_admin: rooms.stop_admin,
+        letters,
         store: Some(store),
         intake: Some(intake),
     })
@@ -231,6 +236,7 @@ impl Running {
     }
 
     async fn drain(&mut self) {
+        self.letters.close();
         self.stop_sources.cancel();
         self.all_ended(Room::Source).await;
         self.intake = None;

@@ -207,6 +207,16 @@ pub struct WindowRecord {
     pub revision: u32,
     /// Name and value of each aggregate, in the order of the configuration, `count` always there.
     pub aggregates: Vec<(Arc<str>, AggregateValue)>,
+    /// The number it had when it was emitted, if this is a replay: nothing was computed for it.
+    pub replay_of: Option<Box<ReplayOf>>,
+}
+
+impl WindowRecord {
+    /// True if no window emitted it under its number: it is a dead letter sent anew.
+    #[must_use]
+    pub fn is_replayed(&self) -> bool {
+        self.replay_of.is_some()
+    }
 }
 
 /// The value of one aggregate. A count stays a whole number on the wire.

@@ -3,10 +3,14 @@
 //! Encoding appends to a buffer without going through a tree; the same records always give the same bytes, so a retried
 //! batch is identical to the first attempt. Decoding borrows from the body and leaves the records as they were written.
 
+mod record;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::reading::{AggregateValue, ClockState, Reading, Tags, Timestamp, Value, WindowRecord};
+pub use self::record::{Unreadable, read_reading, read_window};
+
+use crate::reading::{AggregateValue, ClockState, Reading, ReplayOf, Tags, Timestamp, Value, WindowRecord};
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// The version of the format, in the key `format`.
@@ -95,12 +99,16 @@ pub fn write_reading(seq: Seq, reading: &Reading, out: &mut Vec<u8>) {
         if remarks.clock == ClockState::Unsynced {
             out.extend_from_slice(b",\"clock\":\"unsynced\"");
         }
-        if let Some(of) = &remarks.replay_of {
-            let text = format!(",\"replay_of\":{{\"epoch\":\"{}\",\"seq\":{}}}", of.epoch, of.seq);
-            out.extend_from_slice(text.as_bytes());
-        }
+        write_replay_of(remarks.replay_of.as_ref(), out);
     }
     out.push(b'}');
+}
+
+fn write_replay_of(of: Option<&ReplayOf>, out: &mut Vec<u8>) {
+    if let Some(of) = of {
+        let text = format!(",\"replay_of\":{{\"epoch\":\"{}\",\"seq\":{}}}", of.epoch, of.seq);
+        out.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// Appends one record of the stream `windows`.
@@ -128,7 +136,9 @@ pub fn write_window(seq: Seq, record: &WindowRecord, out: &mut Vec<u8>) {
             AggregateValue::Number(number) => write_float(*number, out),
         }
     }
-    out.extend_from_slice(b"}}");
+    out.push(b'}');
+    write_replay_of(record.replay_of.as_deref(), out);
+    out.push(b'}');
 }
 
 /// No fewer bytes than [`write_reading`] appends, the comma before it included. Cheap: numbers are taken at their longest.
@@ -161,7 +171,8 @@ pub fn reading_bound(reading: &Reading) -> usize {
 pub fn window_bound(record: &WindowRecord) -> usize {
     let aggregates: usize = record.aggregates.iter().map(|(name, _)| text_bound(name) + 28).sum();
     let names = text_bound(&record.window) + text_bound(&record.device) + text_bound(&record.field);
-    260 + names + tags_bound(&record.tags) + aggregates
+    let replay_of = if record.replay_of.is_some() { 100 } else { 0 };
+    260 + names + tags_bound(&record.tags) + aggregates + replay_of
 }
 
 fn tags_bound(tags: &Tags) -> usize {

@@ -6,6 +6,7 @@ mod bad_input;
 mod broker;
 mod chaos;
 mod config;
+mod dead_letters;
 mod delivery;
 mod epochs;
 mod full;

@@ -11,6 +11,12 @@ use crate::status::dead_letters::{Entry, Origin, Page};
 use crate::status::text::{Table, bytes, shown};
 use crate::store::{DeadLetter, Store};
 
+mod change;
+mod show;
+
+pub use self::change::{PurgeArgs, ReplayArgs, purge, replay};
+pub use self::show::{ShowArgs, show};
+
 /// Asked for at once; an agent gives at most this many.
 const PAGE: usize = 1_000;
 /// A reason longer than this is cut in the table; `--json` has all of it.
@@ -133,6 +139,7 @@ mod tests {
             time: Timestamp(1_795_148_112_123_000),
             origin,
             reason: reason.to_owned(),
+            record: None,
             payload: b"secret".to_vec(),
             payload_bytes: 2_048,
             payload_hash: 0xabc,

@@ -76,6 +76,30 @@ enum DeadLetters {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Show one: what is known of it on stderr, its bytes on stdout
+    Show {
+        #[command(flatten)]
+        args: dead_letters::ShowArgs,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Decode or send them anew, under new numbers
+    ///
+    /// Payloads are decoded with the configuration as it is now; records go to the sinks that lack them. What cannot be replayed
+    /// stays. Without ids: all, and what stays is no failure.
+    Replay {
+        #[command(flatten)]
+        args: dead_letters::ReplayArgs,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Remove them for good
+    Purge {
+        #[command(flatten)]
+        args: dead_letters::PurgeArgs,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
 }
 
 /// Which configuration.
@@ -123,12 +147,29 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(status::run(&args, &config.admin, &mut out)).map(|()| ExitCode::SUCCESS)
         }
         Command::Store(command) => store::run(&command),
-        Command::DeadLetters(DeadLetters::List { args, config }) => {
-            let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
-            let mut out = std::io::stdout();
-            runtime()?.block_on(dead_letters::list(&args, &config, &mut out)).map(|()| ExitCode::SUCCESS)
-        }
+        Command::DeadLetters(command) => dead_letters(&command),
     }
+}
+
+fn dead_letters(command: &DeadLetters) -> anyhow::Result<ExitCode> {
+    let (DeadLetters::List { config, .. }
+    | DeadLetters::Show { config, .. }
+    | DeadLetters::Replay { config, .. }
+    | DeadLetters::Purge { config, .. }) = command;
+    let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
+    let mut out = std::io::stdout();
+    runtime()?.block_on(async {
+        match command {
+            DeadLetters::List { args, .. } => {
+                dead_letters::list(args, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
+            }
+            DeadLetters::Show { args, .. } => {
+                dead_letters::show(args, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
+            }
+            DeadLetters::Replay { args, .. } => dead_letters::replay(args, &config, &mut out).await,
+            DeadLetters::Purge { args, .. } => dead_letters::purge(args, &config, &mut out).await,
+        }
+    })
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

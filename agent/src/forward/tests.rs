@@ -34,6 +34,7 @@ fn window(n: i64) -> WindowRecord {
         end: Timestamp((n + 1) * 60_000_000),
         revision: 0,
         aggregates: Vec::new(),
+        replay_of: None,
     }
 }
 

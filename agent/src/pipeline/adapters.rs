@@ -13,8 +13,7 @@ use crate::causes::chain;
 use crate::ingest::Peer;
 use crate::source::listen::SessionMemory;
 use crate::source::mqtt::SubscriptionMemory;
-use crate::status::dead_letters::DeadLetters;
-use crate::store::{self, DeadLetter, Piece, Reader, Readings, Store, WindowsSnapshot, WindowsUpdate};
+use crate::store::{self, Piece, Reader, Readings, Store, WindowsSnapshot, WindowsUpdate};
 use crate::stream::{Seq, Stream};
 use crate::window::Log;
 
@@ -140,30 +139,5 @@ impl KnownPeers {
 impl SessionMemory for KnownPeers {
     fn knows(&self, peer: &Peer) -> bool {
         peer.0.as_ref().is_some_and(|peer| self.0.contains(peer))
-    }
-}
-
-/// The dead letters, as soon as the store is open.
-#[derive(Clone)]
-pub(super) struct StoredLetters(watch::Sender<Option<Reader>>);
-
-impl Default for StoredLetters {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
-}
-
-impl StoredLetters {
-    pub(super) fn set(&self, reader: Reader) {
-        self.0.send_replace(Some(reader));
-    }
-}
-
-impl DeadLetters for StoredLetters {
-    async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, String> {
-        let Some(reader) = self.0.borrow().clone() else {
-            return Err("the store is still being opened".to_owned());
-        };
-        blocking(move || reader.dead_letters(after, limit)).await.map_err(|error| chain(&error))
     }
 }

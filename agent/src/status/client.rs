@@ -1,4 +1,4 @@
-//! The other end: how `holdfast status` asks the running agent.
+//! The other end: how commands ask the running agent.
 //!
 //! One request per connection over HTTP/1.1, written out by hand: a client library for the Unix socket would cost more
 //! code than these lines.
@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -88,17 +89,64 @@ pub enum Ways {
 /// # Errors
 /// If it does not run, may not be asked, or does not answer in the way an agent does.
 pub async fn get<T: DeserializeOwned>(settings: &Settings, path: &str, ways: Ways) -> Result<T, Error> {
-    let (place, body) = get_text(settings, path, ways).await?;
+    let (place, body) = request(settings, &Question::Get(path), ways).await?;
     serde_json::from_slice(&body).map_err(|_| Error::NotAnAgent { place })
 }
 
+/// Asks for the bytes at `path`, which are answered at the socket alone.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_bytes(settings: &Settings, path: &str) -> Result<Vec<u8>, Error> {
+    request(settings, &Question::Get(path), Ways::SocketOnly).await.map(|(_, body)| body)
+}
+
+/// Asks for a change, with `body` as JSON; only at the socket.
+///
+/// # Errors
+/// As [`get`]. Whether the change was made is not known if the connection broke.
+pub async fn post<T: DeserializeOwned>(
+    settings: &Settings,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, Error> {
+    let body = serde_json::to_string(body).expect("what is asked has only texts as keys");
+    let (place, answer) = request(settings, &Question::Post(path, &body), Ways::SocketOnly).await?;
+    serde_json::from_slice(&answer).map_err(|_| Error::NotAnAgent { place })
+}
+
+/// What is asked.
+enum Question<'a> {
+    /// A path.
+    Get(&'a str),
+    /// A path and a body of JSON.
+    Post(&'a str, &'a str),
+}
+
+impl Question<'_> {
+    fn text(&self, host: &str) -> String {
+        let rest = format!("Host: {host}\r\nAccept: application/json\r\nConnection: close\r\n");
+        match self {
+            Self::Get(path) => format!("GET {path} HTTP/1.1\r\n{rest}\r\n"),
+            Self::Post(path, body) => format!(
+                "POST {path} HTTP/1.1\r\n{rest}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        }
+    }
+}
+
 /// The raw body, and where it comes from.
-async fn get_text(settings: &Settings, path: &str, ways: Ways) -> Result<(String, Vec<u8>), Error> {
+async fn request(
+    settings: &Settings,
+    question: &Question<'_>,
+    ways: Ways,
+) -> Result<(String, Vec<u8>), Error> {
     let mut places = Vec::new();
     if let Some(socket) = &settings.socket {
         let place = socket.display().to_string();
         match UnixStream::connect(socket).await {
-            Ok(stream) => return ask(stream, place, "localhost", path).await,
+            Ok(stream) => return ask(stream, place, &question.text("localhost")).await,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && settings.listen.is_none() => {
                 return Err(Error::NotAllowed { socket: socket.clone() });
             }
@@ -112,7 +160,9 @@ async fn get_text(settings: &Settings, path: &str, ways: Ways) -> Result<(String
         Some(listen) if ways == Ways::Any => {
             let address = reachable(listen);
             match TcpStream::connect(address).await {
-                Ok(stream) => return ask(stream, address.to_string(), &address.to_string(), path).await,
+                Ok(stream) => {
+                    return ask(stream, address.to_string(), &question.text(&address.to_string())).await;
+                }
                 Err(_) => places.push(address.to_string()),
             }
         }
@@ -135,10 +185,9 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     place: String,
-    host: &str,
-    path: &str,
+    request: &str,
 ) -> Result<(String, Vec<u8>), Error> {
-    let answer = match tokio::time::timeout(ANSWER_WITHIN, exchange(stream, host, path)).await {
+    let answer = match tokio::time::timeout(ANSWER_WITHIN, exchange(stream, request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(source)) => return Err(Error::Broken { place, source }),
         Err(_) => return Err(Error::Silent { place, within: ANSWER_WITHIN }),
@@ -152,14 +201,7 @@ async fn ask(
 }
 
 /// Sends the request and reads until the other side closes.
-async fn exchange(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    host: &str,
-    path: &str,
-) -> io::Result<Vec<u8>> {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
-    );
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;

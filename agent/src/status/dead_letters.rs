@@ -1,4 +1,4 @@
-//! Dead letters as the admin socket lists them: everything but the payload.
+//! Dead letters as the admin socket shows and changes them. Payloads may be confidential: only who asks for one gets it.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -11,6 +11,75 @@ use crate::store::{DeadLetter, DeadLetterOrigin};
 pub trait DeadLetters: Send + Sync + 'static {
     /// At most `limit` dead letters with an id above `after`, lowest id first. The error is for people.
     fn list(&self, after: u64, limit: usize) -> impl Future<Output = Result<Vec<DeadLetter>, String>> + Send;
+
+    /// The dead letter of this id, if there is one. The error is for people.
+    fn find(&self, id: u64) -> impl Future<Output = Result<Option<DeadLetter>, String>> + Send;
+
+    /// Replays some of these, in one transaction, and says what is left of them. The error is for people.
+    fn replay(&self, which: Selection) -> impl Future<Output = Result<Replayed, String>> + Send;
+
+    /// Purges these, in one transaction. The error is for people.
+    fn purge(&self, which: Selection) -> impl Future<Output = Result<Purged, String>> + Send;
+}
+
+/// Which dead letters: `{"ids":[1,2]}`, or `{"all":{}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Selection {
+    /// Those with these ids.
+    Ids(Vec<u64>),
+    /// All of a span.
+    All(Span),
+}
+
+impl Selection {
+    /// Those with `ids`; without any, all.
+    #[must_use]
+    pub fn of(ids: &[u64]) -> Self {
+        if ids.is_empty() { Self::All(Span::default()) } else { Self::Ids(ids.to_vec()) }
+    }
+}
+
+/// A span of ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// Those above this.
+    #[serde(default)]
+    pub after: u64,
+    /// Those up to this; by default up to the newest there is, so that what a replay brings back is not replayed with it.
+    #[serde(default)]
+    pub up_to: Option<u64>,
+}
+
+/// What became of a replay, or of its first part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// How many dead letters are no more, because their records were appended anew.
+    pub replayed: u64,
+    /// Those that stay as they are.
+    pub stayed: Vec<Stayed>,
+    /// What was not looked at yet: to be asked for next. `None` at the end.
+    pub next: Option<Selection>,
+}
+
+/// A dead letter that cannot be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stayed {
+    /// Its id.
+    pub id: u64,
+    /// Why, in words that are the same for all of a kind.
+    pub why: String,
+    /// What is to be said of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What became of a purge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// How many there were to purge.
+    pub purged: u64,
 }
 
 /// One page of the list.
@@ -36,6 +105,8 @@ pub struct Entry {
     pub reason: String,
     /// The payload's full length.
     pub payload_bytes: u64,
+    /// How much of it is kept; less where it was longer than `max_payload`.
+    pub kept_bytes: u64,
     /// xxh3-64 of the full payload, hexadecimal.
     pub payload_hash: String,
 }
@@ -91,6 +162,7 @@ impl From<&DeadLetter> for Entry {
             origin,
             reason: letter.reason.clone(),
             payload_bytes: letter.payload_bytes,
+            kept_bytes: letter.payload.len() as u64,
             payload_hash,
         }
     }

@@ -102,6 +102,7 @@ fn books() -> Books {
         shed: 4,
         ahead: vec![gap(999, 999)],
         pins: VecDeque::from([Pin { last: Seq(995), gaps: vec![gap(990, 990)] }]),
+        ..Ledger::new()
     };
     let removed = Ledger { cursor: Seq(11), delivered: 10, ..Ledger::new() };
     let counts = SourceCounts {
@@ -141,6 +142,7 @@ pub(crate) fn windows(device: &str) -> WindowsReport {
             ("count".into(), AggregateValue::Count(60)),
             ("mean".into(), AggregateValue::Number(21.5)),
         ],
+        replay_of: None,
     };
     let window = super::WindowReport { late: 9, series: 200, refused: 1 };
     WindowsReport { windows: BTreeMap::from([("minute".to_owned(), window)]), newest: vec![record] }

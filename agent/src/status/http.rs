@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use super::dead_letters::{DeadLetters, Entry, Page};
+use super::dead_letters::{DeadLetters, Entry, Page, Selection};
 use super::health::{Health, Readiness};
 use super::host::Hosts;
 use super::listen::{Bounded, SocketFile, bind_socket};
 use super::{Inputs, Settings, Status, metrics, page};
+use crate::store::DeadLetter;
 
 /// Dead letters listed in one answer where the client does not say.
 const DEFAULT_LIMIT: usize = 100;
@@ -165,8 +166,14 @@ fn tcp_routes(inputs: Arc<Inputs>, hosts: Hosts) -> Router {
 }
 
 fn socket_routes<D: DeadLetters>(inputs: Arc<Inputs>, dead_letters: D) -> Router {
-    let listed = get(list_dead_letters::<D>).with_state(Arc::new(dead_letters));
-    finished(routes(inputs).route("/api/v1/dead-letters", listed))
+    let letters = Router::new()
+        .route("/api/v1/dead-letters", get(list_dead_letters::<D>))
+        .route("/api/v1/dead-letters/{id}", get(show_dead_letter::<D>))
+        .route("/api/v1/dead-letters/{id}/payload", get(show_payload::<D>))
+        .route("/api/v1/dead-letters/replay", post(replay_dead_letters::<D>))
+        .route("/api/v1/dead-letters/purge", post(purge_dead_letters::<D>))
+        .with_state(Arc::new(dead_letters));
+    finished(routes(inputs).merge(letters))
 }
 
 /// What both ways answer.
@@ -190,7 +197,10 @@ fn finished(routes: Router) -> Router {
             )
         })
         .method_not_allowed_fallback(async || {
-            fault(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, with GET")
+            fault(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this can only be read, with GET; what changes something is asked with POST, at the socket",
+            )
         })
         .layer(middleware::map_response(harden))
 }
@@ -240,6 +250,62 @@ async fn list_dead_letters<D: DeadLetters>(State(dead_letters): State<Arc<D>>, u
                 &Page { dead_letters: letters.iter().map(Entry::from).collect(), next_after },
             )
         }
+        Err(error) => fault(StatusCode::SERVICE_UNAVAILABLE, &error),
+    }
+}
+
+async fn show_dead_letter<D: DeadLetters>(State(letters): State<Arc<D>>, Path(id): Path<String>) -> Response {
+    match find(&*letters, &id).await {
+        Ok(letter) => json(StatusCode::OK, &Entry::from(&letter)),
+        Err(response) => *response,
+    }
+}
+
+async fn show_payload<D: DeadLetters>(State(letters): State<Arc<D>>, Path(id): Path<String>) -> Response {
+    match find(&*letters, &id).await {
+        Ok(letter) => answer(StatusCode::OK, "application/octet-stream", letter.payload),
+        Err(response) => *response,
+    }
+}
+
+/// The dead letter of that id, or what is answered instead.
+async fn find<D: DeadLetters>(letters: &D, id: &str) -> Result<DeadLetter, Box<Response>> {
+    let Ok(id) = id.parse() else {
+        return Err(Box::new(fault(StatusCode::BAD_REQUEST, "the id of a dead letter is a whole number")));
+    };
+    match letters.find(id).await {
+        Ok(Some(letter)) => Ok(letter),
+        Ok(None) => {
+            let error = format!("there is no dead letter {id}; it may have been purged or replayed");
+            Err(Box::new(fault(StatusCode::NOT_FOUND, &error)))
+        }
+        Err(error) => Err(Box::new(fault(StatusCode::SERVICE_UNAVAILABLE, &error))),
+    }
+}
+
+async fn replay_dead_letters<D: DeadLetters>(State(letters): State<Arc<D>>, body: Bytes) -> Response {
+    match selection(&body) {
+        Ok(which) => done(letters.replay(which).await),
+        Err(response) => *response,
+    }
+}
+
+async fn purge_dead_letters<D: DeadLetters>(State(letters): State<Arc<D>>, body: Bytes) -> Response {
+    match selection(&body) {
+        Ok(which) => done(letters.purge(which).await),
+        Err(response) => *response,
+    }
+}
+
+/// What a body selects, or what is answered instead. Nothing is taken for all.
+fn selection(body: &[u8]) -> Result<Selection, Box<Response>> {
+    let expected = "expected {\"ids\":[1,2]} or {\"all\":{}}";
+    serde_json::from_slice(body).map_err(|_| Box::new(fault(StatusCode::BAD_REQUEST, expected)))
+}
+
+fn done<T: Serialize>(result: Result<T, String>) -> Response {
+    match result {
+        Ok(done) => json(StatusCode::OK, &done),
         Err(error) => fault(StatusCode::SERVICE_UNAVAILABLE, &error),
     }
 }
@@ -309,8 +375,8 @@ fn fault(status: StatusCode, error: &str) -> Response {
     answer(status, "application/json", text)
 }
 
-fn answer(status: StatusCode, content_type: &'static str, text: String) -> Response {
-    (status, [(header::CONTENT_TYPE, content_type)], Body::from(text)).into_response()
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, content_type)], body.into()).into_response()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::reading::Timestamp;
 use crate::status::client::{self, Ways};
+use crate::status::dead_letters::{Purged, Replayed, Stayed};
 use crate::status::fixture::{Rooms, rooms};
 use crate::status::listen::MAX_CONNECTIONS;
 use crate::store::{DeadLetter, DeadLetterOrigin};
@@ -20,6 +21,21 @@ impl DeadLetters for Letters {
         let count = self.0.clone()?;
         Ok((after + 1..=count).take(limit).map(letter).collect())
     }
+
+    async fn find(&self, id: u64) -> Result<Option<DeadLetter>, String> {
+        let count = self.0.clone()?;
+        Ok((1..=count).contains(&id).then(|| letter(id)))
+    }
+
+    async fn replay(&self, which: Selection) -> Result<Replayed, String> {
+        let stayed = Stayed { id: 9, why: "gone".into(), detail: None };
+        Ok(Replayed { replayed: self.0.clone()?, stayed: vec![stayed], next: Some(which) })
+    }
+
+    async fn purge(&self, which: Selection) -> Result<Purged, String> {
+        let count = self.0.clone()?;
+        Ok(Purged { purged: if which == Selection::of(&[]) { count } else { 1 } })
+    }
 }
 
 fn letter(id: u64) -> DeadLetter {
@@ -28,6 +44,7 @@ fn letter(id: u64) -> DeadLetter {
         time: Timestamp(0),
         origin: DeadLetterOrigin::Source { source: "plant".into(), topic: "a/b".into() },
         reason: "not JSON".into(),
+        record: None,
         payload: b"hello".to_vec(),
         payload_bytes: 5,
         payload_hash: 1,
@@ -190,6 +207,48 @@ async fn dead_letters_are_listed_at_the_socket_page_by_page_without_payloads() {
     for wrong in ["?after=x", "?limit=-1", "?evil=1", "?after"] {
         let error = page(wrong).await.unwrap_err();
         assert!(matches!(error, client::Error::Refused { status: 400, .. }), "{wrong}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn one_dead_letter_is_shown_with_the_bytes_of_its_payload() {
+    let running = Running::start().await;
+    let path = |rest: &str| format!("/api/v1/dead-letters/{rest}");
+    let entry: Entry = client::get(&running.settings, &path("2"), Ways::SocketOnly).await.unwrap();
+    assert_eq!((entry.id, entry.kept_bytes), (2, 5));
+    assert_eq!(client::get_bytes(&running.settings, &path("2/payload")).await.unwrap(), b"hello");
+    let (_, head, _) = running.get_at_socket(&path("2/payload")).await;
+    assert!(head.contains("content-type: application/octet-stream") && head.contains("nosniff"), "{head}");
+    for (rest, expected) in
+        [("6", 404), ("6/payload", 404), ("x", 400), ("-1", 400), ("..", 400), ("replay", 405)]
+    {
+        assert_eq!(running.get_at_socket(&path(rest)).await.0, expected, "{rest}");
+        assert_eq!(running.get(&path(rest)).await.0, 404, "{rest} over TCP");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_dead_letters_is_asked_at_the_socket_alone() {
+    let running = Running::start().await;
+    let path = |what: &str| format!("/api/v1/dead-letters/{what}");
+    let some = Selection::of(&[1, 2]);
+    let replayed: Replayed = client::post(&running.settings, &path("replay"), &some).await.unwrap();
+    assert_eq!((replayed.replayed, replayed.next), (5, Some(some.clone())));
+    for (which, count) in [(some, 1), (Selection::of(&[]), 5)] {
+        let purged: Purged = client::post(&running.settings, &path("purge"), &which).await.unwrap();
+        assert_eq!(purged.purged, count);
+    }
+    for body in ["", "{}", "{\"ids\":[-1]}", "{\"all\":{\"befor\":3}}", "[1]", "null"] {
+        let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+        let head = format!("Host: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(format!("POST {} HTTP/1.1\r\n{head}", path("purge")).as_bytes()).await.unwrap();
+        assert_eq!(answer_of(stream).await.0, 400, "{body}");
+    }
+    for what in ["purge", "replay"] {
+        let body = "{\"all\":{}}";
+        let head =
+            format!("Host: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        assert_eq!(running.tcp(&format!("POST {} HTTP/1.1\r\n{head}", path(what))).await.0, 404, "{what}");
     }
 }
 

@@ -203,6 +203,16 @@ fn store(status: &Status, out: &mut Out<'_>) -> fmt::Result {
         "holdfast_dead_letters_purged",
         "Dead letters purged to stay within the limit",
         [([], dead.purged)],
+    )?;
+    out.counter(
+        "holdfast_dead_letters_purged_by_hand",
+        "Dead letters purged by people",
+        [([], dead.purged_by_hand)],
+    )?;
+    out.counter(
+        "holdfast_dead_letters_replayed",
+        "Dead letters whose records were appended anew",
+        [([], dead.replayed)],
     )
 }
 

@@ -235,6 +235,12 @@ pub struct DeadLettersStatus {
     pub bytes: u64,
     /// How many were purged because of the quota.
     pub purged: u64,
+    /// How many were purged by people.
+    #[serde(default)]
+    pub purged_by_hand: u64,
+    /// How many were replayed.
+    #[serde(default)]
+    pub replayed: u64,
 }
 
 /// Whether the store has been opened.
@@ -464,7 +470,13 @@ impl From<&WindowRecord> for NewestWindow {
 
 impl From<DeadLetterBooks> for DeadLettersStatus {
     fn from(books: DeadLetterBooks) -> Self {
-        Self { kept: books.kept, bytes: books.kept_bytes, purged: books.purged }
+        Self {
+            kept: books.kept,
+            bytes: books.kept_bytes,
+            purged: books.purged,
+            purged_by_hand: books.purged_by_hand,
+            replayed: books.replayed,
+        }
     }
 }
 

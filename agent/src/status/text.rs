@@ -118,6 +118,12 @@ fn write_all(status: &Status, out: &mut String) -> std::fmt::Result {
     if dead.purged > 0 {
         write!(out, ", {} purged to stay within the limit", grouped(dead.purged))?;
     }
+    if dead.purged_by_hand > 0 {
+        write!(out, ", {} purged by hand", grouped(dead.purged_by_hand))?;
+    }
+    if dead.replayed > 0 {
+        write!(out, ", {} replayed", grouped(dead.replayed))?;
+    }
     writeln!(out, "{}", if dead.kept > 0 { "; see: holdfast dead-letters list" } else { "" })
 }
 

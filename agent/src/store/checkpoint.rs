@@ -5,6 +5,7 @@ use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 use super::file::{Error, File, SERIES, STATE, WINDOWS};
 use super::ledger::Books;
 use super::{CheckpointBase, Emitted, WindowsSnapshot, WindowsUpdate, chunk, codec};
+use crate::reading::WindowRecord;
 use crate::stream::{Seq, Stream};
 
 /// Rows of `state` with notes of updates that appended nothing in which they could ride, by commit; gone with the next checkpoint.
@@ -75,6 +76,10 @@ pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<WindowsSnap
             let body = chunk.body().map_err(of_chunk)?;
             let (position, note, records) = codec::decode_windows(&body)
                 .map_err(|source| of_chunk(chunk::Error::Body { first: seq, source }))?;
+            // A replayed result is in a chunk of replayed ones: no reading makes it come out again.
+            if records.iter().any(WindowRecord::is_replayed) {
+                continue;
+            }
             emitted.push(Emitted { position: Seq(position), records, note });
         }
         for row in transaction.open_table(STATE)?.range(MARKS)? {

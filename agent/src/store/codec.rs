@@ -11,7 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::reading::{AggregateValue, Origin, Reading, Remarks, Shape, Tags, Timestamp, Value, WindowRecord};
+use crate::reading::{
+    AggregateValue, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value, WindowRecord,
+};
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +200,7 @@ struct WindowRow {
     size: i64,
     revision: u32,
     aggregates: Vec<(u32, AggregateValue)>,
+    replay_of: Option<Box<ReplayOf>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -228,6 +231,7 @@ pub(super) fn encode_windows(position: u64, note: &[u8], records: &[WindowRecord
                 .iter()
                 .map(|(name, value)| (dictionary.string(name), *value))
                 .collect(),
+            replay_of: record.replay_of.clone(),
         })
         .collect();
     write(&WindowsBody { position, note, strings: dictionary.strings, records: rows }, out);
@@ -258,6 +262,7 @@ pub(super) fn decode_windows(body: &[u8]) -> Result<(u64, Vec<u8>, Vec<WindowRec
                     .iter()
                     .map(|(name, value)| Ok((string(*name)?, *value)))
                     .collect::<Result<_, Error>>()?,
+                replay_of: row.replay_of.clone(),
             })
         })
         .collect::<Result<_, Error>>()?;
@@ -380,6 +385,10 @@ pub(crate) mod tests {
                 ("count".into(), AggregateValue::Count(60)),
                 ("mean".into(), AggregateValue::Number(21.5)),
             ],
+            replay_of: Some(Box::new(ReplayOf {
+                epoch: crate::stream::Epoch(uuid::Uuid::from_u128(7)),
+                seq: crate::stream::Seq(9),
+            })),
         };
         let mut body = Vec::new();
         encode_windows(17, b"note", std::slice::from_ref(&record), &mut body);

@@ -86,6 +86,7 @@ impl Ledger {
         pin.gaps.append(following);
         *following = pin.gaps;
         self.dead_lettered += 1;
+        self.add_missed(gap.range);
         true
     }
 
@@ -136,6 +137,9 @@ impl Ledger {
         }
         let holes = uncovered(SeqRange { first, last: range.last }, &self.ahead);
         let shed = holes.iter().map(|hole| hole.count()).sum();
+        if reason != GapReason::Replay {
+            holes.iter().for_each(|hole| self.add_missed(*hole));
+        }
         self.ahead.extend(holes.into_iter().map(|range| Gap { range, reason }));
         self.ahead.sort_by_key(|gap| gap.range.first);
         merge(&mut self.ahead);

@@ -7,7 +7,7 @@ use super::recent::Change;
 use super::retention;
 use super::work::{Group, LedgerChange, LedgerEvent, Letter};
 use super::{DeadLetter, WindowsUpdate, codec};
-use crate::reading::{Reading, Timestamp};
+use crate::reading::{Reading, Timestamp, WindowRecord};
 use crate::stream::{Seq, Stream};
 
 /// No more readings than this go into one chunk, however small they are.
@@ -39,6 +39,11 @@ pub(super) struct Draft {
     last_row_bytes: Option<u64>,
     /// Bytes on disk of the readings.
     pub(super) readings_bytes: u64,
+}
+
+/// Bytes that a note with `recent` is expected to take.
+fn note_estimate(recent: &[Change]) -> usize {
+    1_024 + recent.iter().map(|change| 16 + change.messages.len() * 11).sum::<usize>()
 }
 
 /// How many of `left` readings go into the next chunk at most: the last one should leave room for the note, so that both
@@ -83,10 +88,9 @@ impl Draft {
         }
         self.recent.extend_from_slice(&group.recent);
         for letter in &group.rejected {
-            self.add_letter(letter);
+            self.add_letter(letter, None);
         }
-        let note_bytes: usize =
-            1_024 + group.recent.iter().map(|change| 16 + change.messages.len() * 11).sum::<usize>();
+        let note_bytes = note_estimate(&group.recent);
         let mut rest = group.readings.as_slice();
         while !rest.is_empty() {
             let room = room_for(rest.len(), note_bytes, *bytes_per_reading);
@@ -94,14 +98,47 @@ impl Draft {
             rest = &rest[taken..];
             self.rows.push(row);
         }
-        if let Some(row) = self.rows.last() {
-            // So that the limits are looked at with the note counted.
-            let plain = retention::disk_bytes(row.packed.chunk_bytes());
-            let with_note = retention::disk_bytes(row.packed.chunk_bytes() + note_bytes);
-            self.books.streams[Stream::Readings.index()].held_bytes += with_note - plain;
-            self.note_disk_bytes = with_note - plain;
-            self.last_row_bytes = Some(with_note);
-            self.readings_bytes += with_note - plain;
+        self.expect_note(note_bytes);
+    }
+
+    /// Counts what a note of so many bytes is expected to add to the last row of readings, so that the limits are looked at with
+    /// it; instead of what was expected before.
+    fn expect_note(&mut self, note_bytes: usize) {
+        let Some(row) = self.rows.iter().rfind(|row| row.stream == Stream::Readings) else { return };
+        let plain = retention::disk_bytes(row.packed.chunk_bytes());
+        let with_note = retention::disk_bytes(row.packed.chunk_bytes() + note_bytes);
+        let (before, added) = (self.note_disk_bytes, with_note - plain);
+        let held_bytes = &mut self.books.streams[Stream::Readings.index()].held_bytes;
+        *held_bytes = *held_bytes + added - before;
+        self.readings_bytes = self.readings_bytes + added - before;
+        self.note_disk_bytes = added;
+        self.last_row_bytes = Some(with_note);
+    }
+
+    /// Appends replayed records, in chunks of their own.
+    pub(super) fn append_replayed(
+        &mut self,
+        readings: &[Reading],
+        windows: &[WindowRecord],
+        bytes_per_reading: &mut f64,
+    ) {
+        let mut rest = readings;
+        while !rest.is_empty() {
+            let (taken, mut row) = self.pack_readings(rest, bytes_per_reading);
+            rest = &rest[taken..];
+            // Their age counts from now: they were kept for people, and those have spoken.
+            row.newest = row.newest.max(self.wall);
+            self.rows.push(row);
+        }
+        if !readings.is_empty() {
+            self.expect_note(note_estimate(&self.recent));
+        }
+        let position = self.books.checkpoint.position.0;
+        for records in windows.chunks(CHUNK_WINDOWS) {
+            let mut body = Vec::new();
+            codec::encode_windows(position, &[], records, &mut body);
+            let row = self.row(Stream::Windows, records.len(), self.wall, Packed::new(body));
+            self.rows.push(row);
         }
     }
 
@@ -210,7 +247,7 @@ impl Draft {
             LedgerEvent::Split => ledger.split_first_pin(),
             LedgerEvent::DeadLetter(seq, letter) => {
                 if ledger.dead_letter(*seq) {
-                    self.add_letter(letter);
+                    self.add_letter(letter, Some(*seq));
                 }
             }
         }
@@ -226,7 +263,7 @@ impl Draft {
         }
     }
 
-    fn add_letter(&mut self, letter: &Letter) {
+    fn add_letter(&mut self, letter: &Letter, record: Option<Seq>) {
         let books = &mut self.books.dead_letters;
         books.last_id += 1;
         self.letters.push(DeadLetter {
@@ -234,6 +271,7 @@ impl Draft {
             time: letter.time,
             origin: letter.origin.clone(),
             reason: letter.reason.clone(),
+            record,
             payload: letter.payload[..letter.payload.len().min(self.max_payload_bytes)].to_vec(),
             payload_bytes: letter.payload_bytes,
             payload_hash: letter.payload_hash,

@@ -46,6 +46,10 @@ impl Ledger {
             let range = SeqRange { first, last: Seq(self.cursor.0 - 1) };
             self.ahead.insert(0, Gap { range, reason: GapReason::Replay });
         }
+        if self.cursor < first {
+            // A sink that was removed: what it did not get is not offered to it under the new numbers.
+            self.add_missed(SeqRange { first: self.cursor, last: Seq(first.0 - 1) });
+        }
         self.cursor = first;
         let count = |counts: &dyn Fn(GapReason) -> bool| {
             self.ahead.iter().filter(|gap| counts(gap.reason)).map(|gap| gap.range.count()).sum()

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::compaction::{self, Occasion};
 use super::file::{self, Error, File, Medium, STATE};
 use super::ledger::{Books, Identity};
+use super::letters::{LettersChange, LettersDone};
 use super::log::{self, State, WindowsPresence};
 use super::reader::Reader;
 use super::recent::Recent;
@@ -40,6 +41,7 @@ pub(super) enum Request {
     Remember(String, Vec<u8>, oneshot::Sender<()>),
     Sinks(Vec<SinkSpec>, oneshot::Sender<()>),
     Epoch(Epoch, oneshot::Sender<()>),
+    Letters(LettersChange, oneshot::Sender<LettersDone>),
 }
 
 /// A handle to the store. Cheap to clone; the writer ends when the last one is gone.
@@ -173,8 +175,16 @@ impl Store {
     /// # Errors
     /// If there is no store in `data_dir`, or it cannot be read.
     pub fn dead_letters(data_dir: &std::path::Path) -> Result<Option<Vec<super::DeadLetter>>, Error> {
+        Self::reader_of(data_dir)?.map(|reader| reader.dead_letters(0, usize::MAX)).transpose()
+    }
+
+    /// For reading a store that no agent has open; `None` if one has. Blocks.
+    ///
+    /// # Errors
+    /// If there is no store in `data_dir`, or it cannot be read.
+    pub fn reader_of(data_dir: &std::path::Path) -> Result<Option<Reader>, Error> {
         match File::open_existing(data_dir) {
-            Ok(file) => Reader::new(Arc::new(file)).dead_letters(0, usize::MAX).map(Some),
+            Ok(file) => Ok(Some(Reader::new(Arc::new(file)))),
             Err(Error::InUse { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -263,6 +273,16 @@ impl Store {
     /// If the store has closed.
     pub async fn leave_epoch(&self, current: Epoch) -> Result<(), Closed> {
         self.ask(|done| Request::Epoch(current, done)).await
+    }
+
+    /// Replays or purges dead letters; durable when this returns. Who goes away meanwhile leaves it undone, or done.
+    ///
+    /// # Errors
+    /// If the store has closed.
+    pub async fn change_letters(&self, change: LettersChange) -> Result<LettersDone, Closed> {
+        let (done, durable) = oneshot::channel();
+        self.requests.send(Request::Letters(change, done)).await.map_err(|_| Closed)?;
+        durable.await.map_err(|_| Closed)
     }
 
     /// Keeps `value` under `key`; durable when this returns.

@@ -118,6 +118,8 @@ pub struct Ledger {
     pub ahead: Vec<Gap>,
     /// Batches whose boundaries and gaps are fixed, in order, from the cursor on.
     pub pins: VecDeque<Pin>,
+    /// What it never gets under the numbers it had, as far as somebody may want to know; in order, a few ranges at most.
+    pub missed: Vec<SeqRange>,
 }
 
 /// A batch's boundaries and gaps, fixed durably before it is first sent. It begins where the one before it ends, the
@@ -150,6 +152,18 @@ pub struct DeadLetterBooks {
     pub kept_bytes: u64,
     /// How many were purged because of the quota.
     pub purged: u64,
+    /// How many were purged by people.
+    pub purged_by_hand: u64,
+    /// How many were replayed. `last_id = kept + purged + purged_by_hand + replayed`.
+    pub replayed: u64,
+}
+
+impl SinkBooks {
+    /// Whether the configuration still names it.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.presence == Presence::Configured
+    }
 }
 
 /// Whose a store is. When either differs at start (a cloned card, a renamed agent), a new epoch begins.
@@ -237,6 +251,7 @@ impl Ledger {
     /// A ledger of a sink that has nothing yet of a stream whose first number is `first`.
     #[must_use]
     pub fn starting_at(first: Seq) -> Self {
+        let before = (first > Seq::FIRST).then(|| SeqRange { first: Seq::FIRST, last: Seq(first.0 - 1) });
         Self {
             cursor: first,
             delivered: 0,
@@ -244,6 +259,7 @@ impl Ledger {
             shed: 0,
             ahead: Vec::new(),
             pins: VecDeque::new(),
+            missed: before.into_iter().collect(),
         }
     }
 

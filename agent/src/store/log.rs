@@ -23,7 +23,7 @@ use super::pins::NextBatches;
 use super::recent::{Change, Recent};
 use super::settings::Settings;
 use super::work::{SinkSpec, Work};
-use super::{checkpoint, retention};
+use super::{checkpoint, letters, retention};
 use crate::causes::chain;
 use crate::reading::Timestamp;
 use crate::stream::{Seq, Stream};
@@ -170,6 +170,7 @@ impl State {
         now: Instant,
         wall: Timestamp,
     ) -> Result<retention::Pressure, Error> {
+        let letters = letters::find(file, work.letters.as_ref())?;
         let mut draft = Draft::after(&self.books, wall, self.settings.dead_letters.max_payload_bytes);
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
@@ -182,6 +183,7 @@ impl State {
         if let Some(update) = &work.windows {
             draft.add_windows(update);
         }
+        letters::replay(&mut draft, &letters, &mut bytes_per_reading);
         if self.windows == WindowsPresence::None {
             draft.books.checkpoint.position = draft.books.stream(Stream::Readings).next;
             draft.books.checkpoint.windows_next = draft.books.stream(Stream::Windows).next;
@@ -224,6 +226,9 @@ impl State {
                 checkpoint::write_mark(transaction, update, draft.books.commit)?;
                 checkpoint::write_checkpoint(transaction, update)?;
             }
+            if let Some(change) = &work.letters {
+                letters::remove(transaction, &mut draft.books.dead_letters, change, &letters)?;
+            }
             write_letters(transaction, &mut draft, self.settings.dead_letters.max_size_bytes)?;
 
             let limits = retention::Limits {
@@ -238,6 +243,7 @@ impl State {
                 trim_now: draft.books.commit >= self.trimmed_at_commit + retention::TRIM_EVERY_COMMITS,
             };
             let pressure = retention::enforce(transaction, &mut draft.books, &limits)?;
+            draft.books.forget_missed();
             self.write_rows(transaction, &mut draft, copy)?;
             Ok(pressure)
         })?;
@@ -359,8 +365,7 @@ fn write_letters(transaction: &WriteTransaction, draft: &mut Draft, max_bytes: u
     }
     while books.kept_bytes > max_bytes && books.kept > 1 {
         let Some((_, oldest)) = table.pop_first()? else { break };
-        books.kept -= 1;
-        books.kept_bytes = books.kept_bytes.saturating_sub(oldest.value().len() as u64);
+        books.forget(oldest.value().len());
         books.purged += 1;
     }
     Ok(())

@@ -16,7 +16,9 @@ mod file;
 pub(crate) mod fuzz;
 mod handle;
 pub mod ledger;
+pub mod letters;
 mod log;
+mod missed;
 mod note;
 pub mod offline;
 mod pins;
@@ -126,6 +128,8 @@ pub struct DeadLetter {
     pub origin: DeadLetterOrigin,
     /// Why it was refused.
     pub reason: String,
+    /// The record's number in this store, where it goes on from epoch to epoch; `None` for a payload.
+    pub record: Option<Seq>,
     /// The payload or record, perhaps cut.
     pub payload: Vec<u8>,
     /// The payload's full length in bytes.
@@ -161,3 +165,6 @@ pub enum DeadLetterOrigin {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use codec::tests as codec_tests;

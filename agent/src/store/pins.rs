@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ledger::Books;
+use super::letters::{LettersChange, Records};
 use super::work::{BatchLimits, Pace, SinkSpec, Work};
 use crate::stream::{Seq, Stream};
 use crate::wire;
@@ -86,6 +87,24 @@ impl Unpinned {
 /// An upper bound of the bytes that what this commit appends to `stream` takes in a batch; since when the oldest of it waits;
 /// whether more is expected soon.
 fn appended(stream: Stream, work: &Work, now: Instant) -> (usize, Instant, Pace) {
+    let (bytes, since, pace) = appended_by_rooms(stream, work, now);
+    (bytes + replayed_bytes(stream, work), since, pace)
+}
+
+/// The same of what dead letters come to.
+fn replayed_bytes(stream: Stream, work: &Work) -> usize {
+    let Some(LettersChange::Replay(letters)) = &work.letters else { return 0 };
+    let bytes = letters.iter().map(|letter| match &letter.records {
+        Records::Readings(records) if stream == Stream::Readings => {
+            records.iter().map(wire::reading_bound).sum()
+        }
+        Records::Window(record) if stream == Stream::Windows => wire::window_bound(record),
+        Records::Readings(_) | Records::Window(_) => 0,
+    });
+    bytes.sum()
+}
+
+fn appended_by_rooms(stream: Stream, work: &Work, now: Instant) -> (usize, Instant, Pace) {
     match stream {
         Stream::Readings => work.group.as_ref().map_or((0, now, Pace::Steady), |group| {
             let bytes = group.readings.iter().map(wire::reading_bound).sum();

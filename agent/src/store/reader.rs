@@ -127,11 +127,20 @@ impl Reader {
             let rows = table.range(after.saturating_add(1)..)?.take(limit);
             rows.map(|row| {
                 let (id, bytes) = row?;
-                postcard::from_bytes(bytes.value()).map_err(|_| Error::Damaged {
-                    what: format!("dead letter {} cannot be read", id.value()),
-                })
+                read_letter(id.value(), bytes.value())
             })
             .collect()
+        })
+    }
+
+    /// The dead letter of that id, if there is one.
+    ///
+    /// # Errors
+    /// If the disk fails or what is on it is damaged.
+    pub fn dead_letter(&self, id: u64) -> Result<Option<DeadLetter>, Error> {
+        self.file.read(|transaction| {
+            let row = transaction.open_table(file::DEAD_LETTERS)?.get(id)?;
+            row.map(|row| read_letter(id, row.value())).transpose()
         })
     }
 
@@ -152,6 +161,11 @@ impl Reader {
         };
         tail.pieces.iter().rev().map(|(piece, _)| piece).find(|piece| holds(piece)).cloned()
     }
+}
+
+fn read_letter(id: u64, bytes: &[u8]) -> Result<DeadLetter, Error> {
+    postcard::from_bytes(bytes)
+        .map_err(|_| Error::Damaged { what: format!("dead letter {id} cannot be read") })
 }
 
 /// The records of a row, unless it has none at or after `from`.

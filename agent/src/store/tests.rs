@@ -2,6 +2,7 @@
 
 mod disk;
 mod faults;
+mod letters;
 mod limits;
 mod offline;
 mod room;

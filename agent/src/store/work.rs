@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ledger::{Identity, SourceCounts};
+use super::letters::LettersChange;
 use super::recent::Change;
 use super::{DeadLetterOrigin, WindowsUpdate};
 use crate::reading::{Reading, Timestamp};
@@ -128,6 +129,8 @@ pub(super) struct Work {
     pub(super) ledger: Vec<LedgerChange>,
     pub(super) remember: Vec<(String, Vec<u8>)>,
     pub(super) sinks: Option<Vec<SinkSpec>>,
+    /// What people want of the dead letters.
+    pub(super) letters: Option<LettersChange>,
     /// A new epoch, and whose the store is from then on.
     pub(super) epoch: Option<(Epoch, Identity)>,
 }
@@ -139,6 +142,7 @@ impl Work {
             && self.ledger.is_empty()
             && self.remember.is_empty()
             && self.sinks.is_none()
+            && self.letters.is_none()
             && self.epoch.is_none()
     }
 }

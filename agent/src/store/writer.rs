@@ -10,6 +10,7 @@
 //! cursor only after seconds of silence, because any commit that comes along takes it. When the disk fails, the work
 //! is kept, the file opened again, and the same work committed; nobody is told that anything is durable meanwhile.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::compaction::{self, Occasion};
 use super::file::Error;
 use super::handle::Request;
 use super::ledger::{Books, Identity};
+use super::letters::{LettersChange, LettersDone};
 use super::log::State;
 use super::reader::{Piece, Reader};
 use super::report::{self, Report};
@@ -50,6 +52,10 @@ pub struct Writer {
     waiting: Vec<oneshot::Sender<()>>,
     /// A group that waits for room (`when_full = "block"`).
     held: Option<(Group, oneshot::Sender<()>)>,
+    /// Who is to be told what became of the dead letters in `work`.
+    letters_done: Option<oneshot::Sender<LettersDone>>,
+    /// Further changes of dead letters: one goes into a commit, so that each is told its own.
+    letters_waiting: VecDeque<(LettersChange, oneshot::Sender<LettersDone>)>,
     due: Option<Instant>,
     /// What the file took on the disk after it was compacted last.
     compacted_bytes: u64,
@@ -76,6 +82,8 @@ impl Writer {
             work: Work::default(),
             waiting: Vec::new(),
             held: None,
+            letters_done: None,
+            letters_waiting: VecDeque::new(),
             due: None,
             compacted_bytes: 0,
         }
@@ -170,6 +178,17 @@ impl Writer {
                 }
                 (now, Some(done))
             }
+            Request::Letters(change, done) => {
+                if self.work.letters.is_some() {
+                    // Who went away wants nothing any more; so these are never many.
+                    self.letters_waiting.retain(|(_, done)| !done.is_closed());
+                    self.letters_waiting.push_back((change, done));
+                } else {
+                    self.work.letters = Some(change);
+                    self.letters_done = Some(done);
+                }
+                (now, None)
+            }
         };
         self.waiting.extend(done);
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
@@ -188,6 +207,7 @@ impl Writer {
         let mut backoff = Backoff::new(REOPEN);
         let mut work = std::mem::take(&mut self.work);
         let mut state = self.state.take().expect("the state is away only within this function");
+        let letters_before = state.books.dead_letters;
         let before = [Stream::Readings, Stream::Windows].map(|stream| state.books.stream(stream).next);
         let pressure = loop {
             let (file, now, wall) =
@@ -224,12 +244,20 @@ impl Writer {
             }
         };
         self.publish(&state, &mut work, before, pressure);
+        let letters_done = LettersDone::between(letters_before, state.books.dead_letters);
         self.state = Some(state);
+        if let Some(done) = self.letters_done.take() {
+            // Who asked and went does not mind.
+            let _gone = done.send(letters_done);
+        }
         for done in self.waiting.drain(..) {
             // Who asked and went does not mind.
             let _gone = done.send(());
         }
         self.release_held();
+        if let Some((change, done)) = self.letters_waiting.pop_front() {
+            self.take(Request::Letters(change, done));
+        }
     }
 
     /// Makes the file smaller if it is far larger than what is in it, and nothing waits. Called after commits that looked for

@@ -279,6 +279,7 @@ impl Emission<'_> {
             end: Timestamp(end),
             revision: open.emitted,
             aggregates: open.tally.results(self.plan),
+            replay_of: None,
         });
         open.emitted = open.emitted.saturating_add(1);
         open.fresh = false;

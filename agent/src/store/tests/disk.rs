@@ -13,7 +13,7 @@ use crate::store::recent::Recent;
 
 /// A disk in memory. What was written since the last sync may be gone when the power goes.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Platter>>);
+pub(super) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -92,22 +92,22 @@ impl StorageBackend for Disk {
 
 impl Disk {
     /// A disk with an empty store on it.
-    fn formatted() -> Self {
+    pub(super) fn formatted() -> Self {
         let disk = Self::default();
         drop(File::on(disk.medium(), |_| {}).unwrap());
         disk
     }
 
-    fn fail(&self, from: u64, until: u64, kind: io::ErrorKind) {
+    pub(super) fn fail(&self, from: u64, until: u64, kind: io::ErrorKind) {
         self.0.lock().unwrap().trouble = Some(Trouble { from, until, kind });
     }
 
-    fn operations(&self) -> u64 {
+    pub(super) fn operations(&self) -> u64 {
         self.0.lock().unwrap().operations
     }
 
     /// The disk as the next boot finds it: of what was not synced a random part, sectors torn.
-    fn after_a_power_cut(&self, random: &mut fastrand::Rng) -> Self {
+    pub(super) fn after_a_power_cut(&self, random: &mut fastrand::Rng) -> Self {
         const SECTOR: usize = 512;
         let platter = self.0.lock().unwrap();
         let mut left = platter.synced.clone();
@@ -128,7 +128,7 @@ impl Disk {
         Medium::Backend(Box::new(move |builder| builder.create_with_backend(disk.clone())))
     }
 
-    fn open(&self) -> Result<(Running, Recent), Error> {
+    pub(super) fn open(&self) -> Result<(Running, Recent), Error> {
         let medium = self.medium();
         let settings = Settings::in_dir("unused".into());
         let (windows, published) = (WindowsPresence::Configured, Published::default());
