@@ -421,3 +421,6 @@ impl Offline {
         drop(self.writer.await);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,8 @@ impl LettersDone {
     /// What lies between two states of the books.
     pub(super) fn between(before: DeadLetterBooks, after: DeadLetterBooks) -> Self {
         Self {
-            replayed: after.replayed - before.replayed,
-            purged: after.purged_by_hand - before.purged_by_hand,
+            replayed: after.replayed.saturating_sub(before.replayed),
+            purged: after.purged_by_hand.saturating_sub(before.purged_by_hand),
         }
     }
 }
