@@ -97,4 +97,17 @@ mod tests {
             assert_eq!(ledger.cursor, stream.first());
         }
     }
+
+    #[test]
+    fn a_sink_that_was_removed_lacks_what_it_is_not_offered_any_more() {
+        let mut books = books(&[("there", 51), ("gone", 21)]);
+        books.sinks.get_mut("gone").unwrap().presence = Presence::Removed;
+        books.begin_epoch(Epoch(uuid::Uuid::from_u128(2)));
+        let lacking = |sink: &str| {
+            let ledger = &books.sinks[sink].streams[&Stream::Readings];
+            (1..=100).filter(|seq| ledger.lacks(Seq(*seq))).collect::<Vec<u64>>()
+        };
+        assert_eq!(lacking("gone"), (21..=50).collect::<Vec<_>>());
+        assert_eq!(lacking("there"), [0; 0]);
+    }
 }
