@@ -68,6 +68,12 @@ pub(super) fn check_ledger(
     }
     check_gaps(&ledger.ahead, start, Seq(next.0.saturating_sub(1)), &mut off);
 
+    let is_in_order = ledger.missed.is_sorted_by(|earlier, later| earlier.last < later.first);
+    let is_past_end = ledger.missed.last().is_some_and(|range| range.last >= next);
+    if !is_in_order || is_past_end || ledger.missed.iter().any(|range| range.first > range.last) {
+        off(format!("what it never gets is not in order below {next}: {:?}", ledger.missed));
+    }
+
     let pending = pending(ledger, next);
     let settled = [ledger.delivered, ledger.dead_lettered, ledger.shed];
     let sum = settled.iter().fold(pending, |sum, part| sum.saturating_add(*part));

@@ -414,6 +414,14 @@ impl Look<'_> {
             );
             findings.add(Finding::new(Kind::DeadLetter, what));
         }
+        let gone = [books.purged, books.purged_by_hand, books.replayed];
+        if gone.iter().fold(books.kept, |sum, part| sum.saturating_add(*part)) != books.last_id {
+            let what = format!(
+                "{} dead letters ever came; that are not {} kept + {} purged + {} purged by hand + {} replayed",
+                books.last_id, books.kept, books.purged, books.purged_by_hand, books.replayed
+            );
+            findings.add(Finding::new(Kind::DeadLetter, what));
+        }
         Ok(())
     }
 }

@@ -44,6 +44,7 @@ fn results(running: &Running, count: usize, save: Save) -> WindowsUpdate {
         end: Timestamp(60_000_000),
         revision: 0,
         aggregates: vec![("count".into(), AggregateValue::Count(1))],
+        replay_of: None,
     };
     WindowsUpdate {
         position: running.books().stream(Stream::Readings).next,

@@ -209,6 +209,7 @@ fn result(n: i64) -> WindowRecord {
         end: Timestamp((n + 1) * 60_000_000),
         revision: 0,
         aggregates: vec![("count".into(), AggregateValue::Count(1))],
+        replay_of: None,
     }
 }
 
