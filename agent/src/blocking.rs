@@ -2,11 +2,21 @@
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::pulse;
+
 /// Runs `work` on a thread of its own; a panic of it goes on here.
 ///
 /// On a runtime of one thread it runs at once, in place: such a runtime belongs to a test or a simulation, where
 /// two threads would make the order of events a matter of chance. Cancel-safe: `work` runs to its end.
+///
+/// A room that runs it is hung if it does not end within the room's limit.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let _working = pulse::working();
+    blocking_for_long(work).await
+}
+
+/// As [`blocking`], for what may take as long as it likes: reading a whole store through.
+pub async fn blocking_for_long<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => work(),
         _ => match tokio::task::spawn_blocking(work).await {

@@ -11,6 +11,7 @@ pub mod forward;
 pub mod fuzz;
 pub mod ingest;
 pub mod pipeline;
+pub mod pulse;
 pub mod reading;
 pub mod receive;
 pub mod secret;

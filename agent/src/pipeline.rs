@@ -32,6 +32,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::forward::{self, Forward};
 use crate::ingest::{Ingest, Intake, SourceSpec};
+use crate::pulse::{self, Vitals};
 use crate::source::{self, Settings as SourceSettings};
 use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
 use crate::store::work::SinkSpec;
@@ -42,6 +43,8 @@ use crate::window;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long everything may take to stop; systemd waits 90 s by default before it kills.
 const STOP: Duration = Duration::from_secs(25);
+/// An agent that stops waits so long for a disk that does not take writes; cards stall for about as long.
+const DISK: Duration = Duration::from_secs(4);
 
 /// Why the agent cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,9 @@ pub enum Error {
     /// Stopping took too long. Nothing that was acknowledged is lost.
     #[error("stopping took longer than {STOP:?}; what was not acknowledged will be sent again")]
     Stuck,
+    /// The disk takes no writes, so what is under way cannot be stored. Nothing that was acknowledged is lost.
+    #[error("stopped while the store cannot write; what was not acknowledged will be sent again")]
+    DiskFails,
 }
 
 /// The kinds of rooms, in the order in which they are stopped.
@@ -128,6 +134,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let (sink_inputs, sink_reports) = sink_inputs(&config);
     let (windows_report, windows_seen) = watch::channel(WindowsReport::default());
     let (heartbeat, heartbeat_seen) = watch::channel(clock.monotonic());
+    let (vitals, vitals_seen) = watch::channel(Vitals::new());
     let inputs = Inputs {
         agent: config.agent_id.clone(),
         started: clock.monotonic(),
@@ -138,6 +145,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         sinks: watch::channel(sink_inputs).1,
         windows: windows_seen,
         heartbeat: heartbeat_seen,
+        rooms: vitals_seen,
     };
 
     let mut rooms = Rooms::default();
@@ -146,33 +154,35 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let admin = Admin::bind(&config.admin).await?;
     let admin_address = admin.address();
     let letters = StoredLetters::default();
-    rooms.spawn(Room::Admin, {
+    rooms.spawn_asked(Room::Admin, "status".to_owned(), {
         let (inputs, letters, stop) = (inputs.clone(), letters.clone(), rooms.stop_admin.clone());
         async move {
-            if let Err(error) = admin.serve(inputs, letters, stop).await {
+            if let Err(error) = pulse::waiting(admin.serve(inputs, letters, stop)).await {
                 error!(error = %chain(&error), "status cannot be served any more");
             }
         }
     });
-    let stop_beating = rooms.stop_admin.clone();
+    let (stop_beating, stop_asking) = (rooms.stop_admin.clone(), rooms.stop_admin.clone());
     rooms.spawn(Room::Admin, beat(heartbeat, clock, stop_beating));
+    rooms.spawn(Room::Admin, ask(rooms.asked.clone(), vitals, clock, stop_asking));
 
     let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
     letters.open(Letters::new(&store, &config));
-    rooms.spawn(Room::Writer, writer.run());
+    rooms.spawn_asked(Room::Writer, "store".to_owned(), writer.run());
     store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
 
     for (settings, report) in config.sinks.iter().zip(sink_reports) {
         let forward = Forward::new(settings.clone(), store.clone(), report, clock)
             .map_err(|source| Error::Sink { sink: settings.name.clone(), source })?;
-        rooms.spawn(Room::Sink, forward.run(rooms.drain_sinks.clone(), rooms.abort_sinks.clone()));
+        let sink = forward.run(rooms.drain_sinks.clone(), rooms.abort_sinks.clone());
+        rooms.spawn_asked(Room::Sink, format!("sink {}", settings.name), sink);
     }
     if !config.windows.is_empty() {
         let connected = connected(&inputs, &mut rooms);
         let (windows, log, stop) =
             (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
         let report = windows_reports(windows_report, &mut rooms);
-        rooms.spawn(Room::Windows, async move {
+        rooms.spawn_asked(Room::Windows, "windows".to_owned(), async move {
             if let Err(error) = window::run(&windows, &log, connected, report, clock, stop).await {
                 error!(error = %chain(&error), "windows cannot go on");
             }
@@ -180,7 +190,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     }
     let known = Arc::new(KnownPeers::new(recent.peers()));
     let (intake, ingest) = Ingest::new(store.clone(), recent, config.store.commit_interval, clock);
-    rooms.spawn(Room::Ingest, ingest.run());
+    rooms.spawn_asked(Room::Ingest, "ingest".to_owned(), ingest.run());
     for (settings, report) in config.sources.iter().zip(source_reports) {
         start_source(settings, &config, &intake, &store, &known, report, clock, &mut rooms);
     }
@@ -230,9 +240,13 @@ impl Running {
     /// Stops and drains everything, in the order of the flow.
     ///
     /// # Errors
-    /// If it takes too long; nothing that was acknowledged is lost.
+    /// If it takes too long or the disk does not take what is under way; nothing that was acknowledged is lost.
     pub async fn stop(mut self) -> Result<(), Error> {
-        timeout(STOP, self.drain()).await.map_err(|_| Error::Stuck)
+        let report = self.inputs.store.clone();
+        tokio::select! {
+            drained = timeout(STOP, self.drain()) => drained.map_err(|_| Error::Stuck),
+            () = disk_fails(report) => Err(Error::DiskFails),
+        }
     }
 
     async fn drain(&mut self) {
@@ -280,6 +294,8 @@ impl Running {
 struct Rooms {
     set: JoinSet<()>,
     alive: HashMap<Id, Room>,
+    /// Those that are asked for signs of life.
+    asked: pulse::Rooms,
     stop_sources: CancellationToken,
     stop_windows: CancellationToken,
     drain_sinks: CancellationToken,
@@ -288,6 +304,13 @@ struct Rooms {
 }
 
 impl Rooms {
+    /// A room that is asked for signs of life under this name.
+    fn spawn_asked(&mut self, room: Room, name: String, task: impl Future<Output = ()> + Send + 'static) {
+        let limit = if room == Room::Writer { pulse::LIMIT_ON_DISK } else { pulse::LIMIT };
+        let task = self.asked.add(name, limit).carried_by(task);
+        self.spawn(room, task);
+    }
+
     fn spawn(&mut self, room: Room, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.set.spawn(task);
         self.alive.insert(task.id(), room);
@@ -337,12 +360,15 @@ fn start_source(
     match settings.clone() {
         SourceSettings::Mqtt(settings) => {
             let memory = FilterMemory::new(store, &settings.name);
-            rooms.spawn(Room::Source, source::mqtt::run(settings, spec, intake, memory, report, stop, clock));
+            let name = format!("source {}", settings.name);
+            let source = source::mqtt::run(settings, spec, intake, memory, report, stop, clock);
+            rooms.spawn_asked(Room::Source, name, pulse::waiting(source));
         }
         SourceSettings::Listen(settings) => {
             let memory = Arc::clone(known) as Arc<dyn source::listen::SessionMemory>;
             let house = source::listen::Rooms { source: spec, intake, memory, report, stop, clock };
-            rooms.spawn(Room::Source, source::listen::run(settings, house));
+            let name = format!("source {}", settings.name);
+            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::listen::run(settings, house)));
         }
     }
 }
@@ -424,6 +450,46 @@ fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch
         }
     });
     report
+}
+
+/// Waits until the store could not write for [`DISK`] without a break.
+async fn disk_fails(mut report: watch::Receiver<store::Report>) {
+    loop {
+        if report.wait_for(|report| report.state == store::report::State::Failing).await.is_err() {
+            // The writer has ended, in good order.
+            return std::future::pending().await;
+        }
+        let writes_again = report.wait_for(|report| report.state != store::report::State::Failing);
+        if timeout(DISK, writes_again).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks every room for a sign of life, and says when one hangs and when it goes on.
+async fn ask(rooms: pulse::Rooms, vitals: watch::Sender<Vitals>, clock: Clock, stop: CancellationToken) {
+    let mut asker = pulse::Asker::new(rooms, clock.monotonic());
+    let mut ticks = tokio::time::interval(pulse::ASK_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (now, changes) = asker.ask(clock.monotonic());
+        for change in changes {
+            match change {
+                pulse::Change::Hangs { room, silent } => {
+                    error!(%room, ?silent, "a room hangs; the watchdog is not fed until it goes on");
+                }
+                pulse::Change::GoesOn { room } => info!(%room, "the room that hung goes on"),
+            }
+        }
+        vitals.send_if_modified(|before| {
+            let is_news = *before != now;
+            *before = now;
+            is_news
+        });
+    }
 }
 
 /// Proves, once a second, that the runtime gets anywhere.

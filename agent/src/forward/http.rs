@@ -8,6 +8,7 @@ use tracing::debug;
 use super::answer::{Answer, retry_after};
 use super::batch::Batch;
 use super::settings::{Compression, Settings};
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::{secret, tls};
 
@@ -89,7 +90,7 @@ impl Endpoint {
 
     /// Sends a batch and reads the whole answer.
     pub(super) async fn send(&self, batch: &Batch) -> Result<Answer, Failure> {
-        let mut headers = self.secret_headers()?;
+        let mut headers = self.secret_headers().await?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(encoding) = &self.encoding {
             headers.insert(CONTENT_ENCODING, encoding.clone());
@@ -117,17 +118,14 @@ impl Endpoint {
     }
 
     /// The configured headers; secrets are read anew, so that a rotated one is used at once.
-    fn secret_headers(&self) -> Result<HeaderMap, Failure> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let of = |source| Failure::Header { name: name.clone(), source };
-            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| of(HeaderError::Characters))?;
-            let value = value.reveal().map_err(|error| of(error.into()))?;
-            let mut value = HeaderValue::from_str(&value).map_err(|_| of(HeaderError::Characters))?;
-            value.set_sensitive(true);
-            headers.insert(key, value);
+    async fn secret_headers(&self) -> Result<HeaderMap, Failure> {
+        let is_file = |(_, value): &(_, secret::Secret)| matches!(value, secret::Secret::File(_));
+        if self.headers.iter().any(is_file) {
+            // A file may lie on a disk that hangs.
+            let headers = self.headers.clone();
+            return blocking(move || revealed(&headers)).await;
         }
-        Ok(headers)
+        revealed(&self.headers)
     }
 
     /// In words, without the URL, which may hold a token.
@@ -144,4 +142,17 @@ impl Endpoint {
         }
         Failure::Request(format!("{what}: {cause}"))
     }
+}
+
+fn revealed(headers: &[(String, secret::Secret)]) -> Result<HeaderMap, Failure> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let of = |source| Failure::Header { name: name.clone(), source };
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| of(HeaderError::Characters))?;
+        let value = value.reveal().map_err(|error| of(error.into()))?;
+        let mut value = HeaderValue::from_str(&value).map_err(|_| of(HeaderError::Characters))?;
+        value.set_sensitive(true);
+        map.insert(key, value);
+    }
+    Ok(map)
 }

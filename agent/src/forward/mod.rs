@@ -41,6 +41,7 @@ use crate::backoff::Backoff;
 use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::{self, Clock};
+use crate::pulse;
 use crate::store::ledger::{Books, Ledger};
 use crate::store::work::{LedgerChange, LedgerEvent, Letter};
 use crate::store::{self, DeadLetterOrigin, Store};
@@ -154,17 +155,19 @@ impl Forward {
         match step {
             Step::Send(view, range, gaps) => self.send(view, range, gaps).await?,
             Step::Pin(view, range, gaps, rest) => self.pin(view, range, gaps, rest).await?,
-            Step::Wait(until) => {
-                let is_draining = drain.is_cancelled();
-                tokio::select! {
-                    changed = self.books.changed() => changed.map_err(|_| store::Closed)?,
-                    () = clock::until(until) => {}
-                    () = drain.cancelled(), if !is_draining => {}
-                }
-            }
+            Step::Wait(until) => pulse::waiting(self.wait(until, drain)).await?,
             Step::Done => return Ok(Flow::Done),
         }
         Ok(Flow::Continue)
+    }
+
+    async fn wait(&mut self, until: Option<Instant>, drain: &CancellationToken) -> Result<(), store::Closed> {
+        let is_draining = drain.is_cancelled();
+        tokio::select! {
+            changed = self.books.changed() => changed.map_err(|_| store::Closed),
+            () = clock::until(until) => Ok(()),
+            () = drain.cancelled(), if !is_draining => Ok(()),
+        }
     }
 
     /// Decides what to do next; the most important stream first.
@@ -280,7 +283,8 @@ impl Forward {
             report.requests += 1;
             report.sent_bytes += bytes;
         });
-        match self.endpoint.send(&batch).await {
+        // It has a timeout of its own.
+        match pulse::waiting(self.endpoint.send(&batch)).await {
             Ok(answer) => self.answered(view, batch, &answer).await,
             Err(failure) => {
                 self.keep(batch);
@@ -324,7 +328,7 @@ impl Forward {
         self.is_ahead_of_us = false;
         self.recovered();
         self.answered.insert(batch.stream, next);
-        self.store.advance(&self.settings.name, batch.epoch, batch.stream, next).await
+        pulse::waiting(self.store.advance(&self.settings.name, batch.epoch, batch.stream, next)).await
     }
 
     /// The sink knows numbers that we never gave: our store was set back, by a restored image perhaps. A new epoch begins, once;
@@ -339,7 +343,7 @@ impl Forward {
         }
         error!(%sink, key = %batch.key, %next, "sink knows more records than this store ever had; a new epoch begins");
         self.is_ahead_of_us = true;
-        self.store.leave_epoch(batch.epoch).await
+        pulse::waiting(self.store.leave_epoch(batch.epoch)).await
     }
 
     /// Halves what was refused; what is alone becomes a dead letter, unless everything is refused.
@@ -401,7 +405,9 @@ impl Forward {
 
     async fn change(&self, view: View, event: LedgerEvent) -> Result<(), store::Closed> {
         let View { stream, epoch, .. } = view;
-        self.store.change(LedgerChange { sink: self.settings.name.clone(), stream, epoch, event }).await
+        let change = LedgerChange { sink: self.settings.name.clone(), stream, epoch, event };
+        // As long as the disk takes; the store's own task is asked whether it gets anywhere.
+        pulse::waiting(self.store.change(change)).await
     }
 
     /// The body of a pinned batch: built ahead, or now.

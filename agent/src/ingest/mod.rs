@@ -34,6 +34,7 @@ use self::gather::{Gathered, Receipt};
 use self::inlet::{BUDGET_BYTES, Batch};
 use self::rhythm::Rhythm;
 use crate::clock::{Clock, until};
+use crate::pulse;
 use crate::store::recent::Recent;
 use crate::store::work::{Group, Pace};
 use crate::store::{self, Store};
@@ -87,7 +88,8 @@ impl Ingest {
     /// Runs until every intake and inlet is gone and what they sent is durable.
     pub async fn run(mut self) {
         loop {
-            match self.next().await {
+            let event = pulse::waiting(self.next()).await;
+            match event {
                 Event::Batch(batch) => self.take(*batch),
                 Event::Due => self.commit(),
                 Event::Durable(Ok(())) => self.redeem(),

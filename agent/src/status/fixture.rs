@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::{Inputs, SinkInput, SourceInput, SourceKind, WindowsReport};
 use crate::clock::Clock;
+use crate::pulse::{self, Vital, Vitals};
 use crate::reading::{AggregateValue, Timestamp, WindowRecord};
 use crate::store::ledger::{Books, Ledger, Pin, Presence, SinkBooks, SourceCounts, StreamBooks};
 use crate::stream::{Epoch, Gap, GapReason, Seq, SeqRange, Stream};
@@ -20,6 +22,7 @@ pub(crate) struct Rooms {
     pub(crate) sinks: watch::Sender<BTreeMap<String, SinkInput>>,
     pub(crate) windows: watch::Sender<WindowsReport>,
     pub(crate) heartbeat: watch::Sender<tokio::time::Instant>,
+    pub(crate) vitals: watch::Sender<Vitals>,
     pub(crate) plant: watch::Sender<source::Report>,
     pub(crate) direct: watch::Sender<source::Report>,
     pub(crate) cloud: watch::Sender<forward::Report>,
@@ -71,6 +74,7 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
         sinks: watch::Sender::new(sinks),
         windows: watch::Sender::new(windows("d0017")),
         heartbeat: watch::Sender::new(Clock::system().monotonic()),
+        vitals: watch::Sender::new(vitals()),
         plant,
         direct,
         cloud,
@@ -85,8 +89,15 @@ pub(crate) fn rooms() -> (Rooms, Inputs) {
         sinks: rooms.sinks.subscribe(),
         windows: rooms.windows.subscribe(),
         heartbeat: rooms.heartbeat.subscribe(),
+        rooms: rooms.vitals.subscribe(),
     };
     (rooms, inputs)
+}
+
+/// Every room has just answered.
+fn vitals() -> Vitals {
+    let alive = Vital { silent: Duration::ZERO, limit: pulse::LIMIT };
+    ["ingest", "sink cloud", "source plant", "status", "store"].map(|room| (room.to_owned(), alive)).into()
 }
 
 /// 1 000 readings: the sink has 985, refused 2, misses 3 that are declared, and 10 wait; of those, 2 are gaps ahead.

@@ -1,4 +1,4 @@
-//! Liveness and readiness: is the process getting anywhere, and has it everything it needs.
+//! Liveness and readiness: is every room getting anywhere, and has it everything it needs.
 
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ const STALE_AFTER: Duration = Duration::from_secs(15);
 /// The answer of `/healthz`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether the process makes progress.
+    /// Whether the process and every room in it make progress.
     pub healthy: bool,
-    /// How long ago it last proved it.
+    /// How long ago the process last proved it.
     pub heartbeat_age_s: f64,
+    /// The rooms that hang: asked, and without an answer for too long.
+    pub hung: Vec<String>,
 }
 
 impl Health {
@@ -29,8 +31,15 @@ impl Health {
     #[must_use]
     pub fn read(inputs: &Inputs, now: Instant) -> Self {
         let age = now.saturating_duration_since(*inputs.heartbeat.borrow());
-        Self { healthy: age <= STALE_AFTER, heartbeat_age_s: age.as_secs_f64() }
+        let hung: Vec<String> = hung(inputs);
+        Self { healthy: age <= STALE_AFTER && hung.is_empty(), heartbeat_age_s: age.as_secs_f64(), hung }
     }
+}
+
+/// The rooms that hang.
+fn hung(inputs: &Inputs) -> Vec<String> {
+    let vitals = inputs.rooms.borrow();
+    vitals.iter().filter(|(_, vital)| vital.is_hung()).map(|(room, _)| room.clone()).collect()
 }
 
 /// The answer of `/readyz`.
@@ -97,6 +106,20 @@ mod tests {
         assert!(!healthy(STALE_AFTER + Duration::from_millis(1)));
         rooms.heartbeat.send_replace(inputs.clock.monotonic() + STALE_AFTER);
         assert!(healthy(STALE_AFTER + Duration::from_secs(1)));
+    }
+
+    #[tokio::test]
+    async fn a_room_that_hangs_is_named() {
+        let (rooms, inputs) = rooms();
+        let health = || Health::read(&inputs, inputs.clock.monotonic());
+        assert_eq!((health().healthy, health().hung), (true, Vec::new()));
+        let silent = |silent| {
+            rooms.vitals.send_modify(|vitals| vitals.get_mut("sink cloud").unwrap().silent = silent);
+        };
+        silent(crate::pulse::LIMIT);
+        assert!(health().healthy);
+        silent(crate::pulse::LIMIT + crate::pulse::ASK_EVERY);
+        assert_eq!((health().healthy, health().hung), (false, vec!["sink cloud".to_owned()]));
     }
 
     #[tokio::test]

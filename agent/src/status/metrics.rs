@@ -83,7 +83,15 @@ fn agent(status: &Status, out: &mut Out<'_>) -> fmt::Result {
         "holdfast_books_balanced",
         "1 if appended = delivered + pending + dead-lettered + shed everywhere",
         [([], balanced)],
-    )
+    )?;
+    let rooms = || status.rooms.iter().map(|(room, of)| ([("room", room.as_str())], of));
+    out.gauge(
+        "holdfast_room_last_beat_seconds",
+        "For how long the room has given no sign of life; 0 if it did when it was asked last",
+        rooms().map(|(label, of)| (label, of.silent_s)),
+    )?;
+    let hung = rooms().map(|(label, of)| (label, u64::from(of.hung)));
+    out.gauge("holdfast_room_hung", "1 if the room hangs, and the watchdog is not fed", hung)
 }
 
 fn sources(status: &Status, out: &mut Out<'_>) -> fmt::Result {

@@ -33,6 +33,7 @@ pub use model::Status;
 pub use settings::Settings;
 
 use crate::clock::Clock;
+use crate::pulse::Vitals;
 use crate::reading::WindowRecord;
 use crate::store::ledger::Books;
 use crate::{forward, source, store};
@@ -58,6 +59,8 @@ pub struct Inputs {
     pub windows: watch::Receiver<WindowsReport>,
     /// When the runtime last proved that it makes progress; see [`health::HEARTBEAT_EVERY`].
     pub heartbeat: watch::Receiver<Instant>,
+    /// Which rooms gave a sign of life when they were asked last.
+    pub rooms: watch::Receiver<Vitals>,
 }
 
 /// One configured source.

@@ -11,7 +11,7 @@ use crate::reading::{AggregateValue, WindowRecord};
 use crate::store::ledger::{Books, DeadLetterBooks, Ledger, Presence, SinkBooks, SourceCounts};
 use crate::store::report::{Histogram, Recovering, State as StoreState};
 use crate::stream::{Epoch, Stream};
-use crate::{forward, source, store};
+use crate::{forward, pulse, source, store};
 
 /// The whole status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Status {
     pub newest_windows: Vec<NewestWindow>,
     /// What the dead letters hold.
     pub dead_letters: DeadLettersStatus,
+    /// The rooms of the program, by name, and whether they get anywhere.
+    pub rooms: BTreeMap<String, RoomStatus>,
 }
 
 /// The agent's state.
@@ -243,6 +245,15 @@ pub struct DeadLettersStatus {
     pub replayed: u64,
 }
 
+/// One room of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoomStatus {
+    /// For how long it has given no sign of life; 0 if it did when it was asked last.
+    pub silent_s: f64,
+    /// Whether that is too long: it hangs, and the watchdog is not fed.
+    pub hung: bool,
+}
+
 /// Whether the store has been opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -268,6 +279,8 @@ impl Status {
         let access =
             if epoch.is_some() && report.recovering.is_none() { Access::Open } else { Access::Closed };
         let state = agent_state(access, report.state, &sources, &sinks);
+        let rooms: BTreeMap<String, RoomStatus> =
+            inputs.rooms.borrow().iter().map(|(room, vital)| (room.clone(), vital.into())).collect();
         Self {
             agent: inputs.agent.clone(),
             epoch,
@@ -275,7 +288,8 @@ impl Status {
             time: inputs.clock.wall().to_string(),
             uptime_s: rounded(now.saturating_duration_since(inputs.started).as_secs_f64()),
             state,
-            summary: super::text::summary(state, access, &report, &sources, &sinks),
+            summary: super::text::summary(state, access, &report, &sources, &sinks)
+                + &super::text::hung(&rooms),
             balanced: sinks.values().all(|sink| sink.balanced),
             streams: Stream::ALL
                 .into_iter()
@@ -287,6 +301,7 @@ impl Status {
             windows: windows.windows.iter().map(|(name, window)| (name.clone(), (*window).into())).collect(),
             newest_windows: windows.newest.iter().map(NewestWindow::from).collect(),
             dead_letters: books.dead_letters.into(),
+            rooms,
         }
     }
 }
@@ -436,6 +451,12 @@ fn stream_status(books: &Books, report: &store::Report, stream: Stream) -> Strea
         oldest_seq: stream.outside(stream.oldest).0.max(1),
         held_bytes: stream.held_bytes,
         max_bytes,
+    }
+}
+
+impl From<&pulse::Vital> for RoomStatus {
+    fn from(vital: &pulse::Vital) -> Self {
+        Self { silent_s: rounded(vital.silent.as_secs_f64()), hung: vital.is_hung() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::model::{Access, AgentState, SinkStatus, SourceStatus, Status};
+use super::model::{Access, AgentState, RoomStatus, SinkStatus, SourceStatus, Status};
 use crate::{forward, source, store};
 
 /// The agent's state in a sentence or two, and which sources are away.
@@ -28,6 +28,17 @@ pub(super) fn summary(
             .expect("writing to a String cannot fail");
     }
     text
+}
+
+/// Which rooms of the program hang, as a sentence to be added; empty if none does.
+#[must_use]
+pub(super) fn hung(rooms: &BTreeMap<String, RoomStatus>) -> String {
+    let hung: Vec<&str> = rooms.iter().filter(|(_, of)| of.hung).map(|(name, _)| name.as_str()).collect();
+    match hung.as_slice() {
+        [] => String::new(),
+        [room] => format!(" A part of the program hangs: {room}."),
+        rooms => format!(" Parts of the program hang: {}.", rooms.join(", ")),
+    }
 }
 
 fn is_away(source: &SourceStatus) -> bool {

@@ -30,9 +30,10 @@ use super::retention::Pressure;
 use super::settings::WhenFull;
 use super::work::{Group, Work};
 use crate::backoff::{self, Backoff};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, blocking_for_long};
 use crate::causes::chain;
 use crate::clock::Clock;
+use crate::pulse;
 use crate::stream::{Epoch, Seq, Stream};
 
 /// How long a moved cursor waits for a commit to ride in. Until then a crash means a batch sent again, which the
@@ -91,7 +92,7 @@ impl Writer {
 
     /// Runs until every handle is gone and what was asked is durable.
     pub async fn run(mut self) {
-        while let Event::Due = self.next().await {
+        while let Event::Due = pulse::waiting(self.next()).await {
             self.commit().await;
             if self.pressure.trimmed {
                 self.compact_if_it_pays().await;
@@ -229,7 +230,7 @@ impl Writer {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    match self.reopened(state, &mut backoff).await {
+                    match pulse::waiting(self.reopened(state, &mut backoff)).await {
                         Reopened::AsBefore(same) => state = same,
                         // The commit that seemed to fail is in the file.
                         Reopened::WithCommit(later) => {
@@ -380,7 +381,7 @@ impl Writer {
             tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
             let file = Arc::clone(&self.ends.reader.file);
             let (settings, windows) = (before.settings.clone(), before.windows);
-            let attempt = blocking(move || {
+            let attempt = blocking_for_long(move || {
                 file.reopen()?;
                 State::load(&file, settings, windows)
             });

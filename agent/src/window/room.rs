@@ -18,6 +18,7 @@ use super::state::note_of;
 use super::windows::{Counts, IdleMark, Windows};
 use super::{Error, Log, Report, Settings};
 use crate::clock::Clock;
+use crate::pulse;
 use crate::reading::WindowRecord;
 use crate::store::{Readings, WindowsSnapshot, WindowsUpdate};
 use crate::stream::Seq;
@@ -154,7 +155,7 @@ impl<'a, L: Log> Room<'a, L> {
         self.replay_marks();
         while self.position < end {
             let from = self.position;
-            let read = self.log.readings_from(from, CHUNK_READINGS).await;
+            let read = pulse::waiting(self.log.readings_from(from, CHUNK_READINGS)).await;
             let readings = read.map_err(|source| Error::Read { from, source })?;
             self.add(&readings, end);
             if self.records.len() >= MAX_GATHERED || self.is_checkpoint_due() {
@@ -191,7 +192,8 @@ impl<'a, L: Log> Room<'a, L> {
                 self.publish();
                 return self.write(save).await;
             }
-            match self.next(&mut sources, &stop, phase).await {
+            let event = pulse::waiting(self.next(&mut sources, &stop, phase)).await;
+            match event {
                 Event::Read(read) => {
                     self.reading = None;
                     let from = self.position;
@@ -294,12 +296,12 @@ impl<'a, L: Log> Room<'a, L> {
     /// Writes what was gathered, and waits until it is durable.
     async fn write(&mut self, save: Save) -> Result<(), Error<L::Error>> {
         if self.writing.is_some() {
-            under_way(&mut self.writing).await.map_err(Error::Update)?;
+            pulse::waiting(under_way(&mut self.writing)).await.map_err(Error::Update)?;
             self.writing = None;
         }
         self.start_writing(save);
         if self.writing.is_some() {
-            under_way(&mut self.writing).await.map_err(Error::Update)?;
+            pulse::waiting(under_way(&mut self.writing)).await.map_err(Error::Update)?;
             self.writing = None;
         }
         Ok(())
