@@ -18,6 +18,7 @@ mod receiver;
 mod refusal;
 mod restart;
 mod store_commands;
+mod storm;
 mod windows;
 
 use harness::{Agent, Cloud};

@@ -140,6 +140,16 @@ impl Agent {
         .await;
     }
 
+    /// As a supervisor: starts it again if it has ended by itself. Returns how it had.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn restart_if_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut()?.ended()?;
+        self.spawn();
+        Some(status)
+    }
+
     /// Pulls the plug.
     ///
     /// # Panics

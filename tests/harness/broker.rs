@@ -17,8 +17,8 @@ const ATTEMPTS: usize = 5;
 
 /// A broker that lets anyone in and keeps sessions across a clean restart.
 ///
-/// It is always ended by SIGTERM: mosquitto 2.0 killed with -9 forgets messages that it acknowledged, and the agent would
-/// get the blame.
+/// Tests of what the agent promises end it by SIGTERM: mosquitto 2.0 killed with -9 forgets messages that it acknowledged,
+/// and the agent would get the blame.
 #[derive(Debug)]
 pub struct Broker {
     dir: TempDir,
@@ -70,6 +70,19 @@ impl Broker {
         if let Some(mut process) = self.process.take() {
             process.terminate(DEADLINE).await;
         }
+    }
+
+    /// Pulls the plug. It forgets sessions and messages that it acknowledged.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Lets it go on after [`freeze`](Self::freeze).
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the broker runs").signal(Signal::CONT);
     }
 
     /// Makes it stand still; what is sent to it waits. [`stop`](Self::stop) ends it without its having read that.

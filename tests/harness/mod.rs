@@ -10,16 +10,24 @@ pub mod agent;
 pub mod books;
 pub mod broker;
 pub mod cloud;
+pub mod disk;
 pub mod http;
 pub mod journal;
 pub mod process;
+pub mod proxy;
+pub mod receiver;
 pub mod sensor;
+pub mod witness;
 
 pub use agent::Agent;
 pub use broker::Broker;
 pub use cloud::Cloud;
+pub use disk::Disk;
 pub use journal::Journal;
+pub use proxy::Proxy;
+pub use receiver::Receiver;
 pub use sensor::Sensor;
+pub use witness::Witness;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};

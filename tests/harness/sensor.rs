@@ -19,6 +19,9 @@ const WINDOW: usize = 20;
 /// Packet ids used: few, so that they come round often.
 const PACKET_IDS: u16 = 50;
 
+/// The last word of QoS 2.
+const PUBCOMP: u8 = 0x70;
+
 /// One sensor with its session.
 #[derive(Debug)]
 pub struct Sensor {
@@ -28,7 +31,17 @@ pub struct Sensor {
     journal: Journal,
     line: Option<BufStream<TcpStream>>,
     last_id: u16,
+    qos: Qos,
     in_flight: VecDeque<InFlight>,
+    /// Received, said the other side (QoS 2); to be released.
+    to_release: VecDeque<u16>,
+}
+
+/// What is asked of a PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Qos {
+    AtLeastOnce,
+    ExactlyOnce,
 }
 
 #[derive(Debug)]
@@ -56,7 +69,9 @@ impl Sensor {
             journal: journal.clone(),
             line: None,
             last_id: 0,
+            qos: Qos::AtLeastOnce,
             in_flight: VecDeque::new(),
+            to_release: VecDeque::new(),
         }
     }
 
@@ -64,6 +79,13 @@ impl Sensor {
     #[must_use]
     pub fn with_client_id(mut self, client_id: &str) -> Self {
         client_id.clone_into(&mut self.client_id);
+        self
+    }
+
+    /// The same, but publishing with QoS 2.
+    #[must_use]
+    pub fn exactly_once(mut self) -> Self {
+        self.qos = Qos::ExactlyOnce;
         self
     }
 
@@ -121,12 +143,12 @@ impl Sensor {
     async fn go_on(&mut self, readings: &mut impl Iterator<Item = (u64, Vec<u8>)>) -> io::Result<()> {
         self.connect().await?;
         loop {
-            while self.in_flight.len() < WINDOW {
+            while self.in_flight.len() + self.to_release.len() < WINDOW {
                 let Some((n, payload)) = readings.next() else { break };
                 self.put(n, payload).await?;
             }
             self.line().flush().await?;
-            if self.in_flight.is_empty() {
+            if self.in_flight.is_empty() && self.to_release.is_empty() {
                 return Ok(());
             }
             self.acknowledged().await?;
@@ -147,24 +169,47 @@ impl Sensor {
         let mut body = text(&topic);
         body.extend_from_slice(&id.to_be_bytes());
         body.extend_from_slice(payload);
+        let qos = match self.qos {
+            Qos::AtLeastOnce => 0x32,
+            Qos::ExactlyOnce => 0x34,
+        };
         let first = match dup {
-            Dup::First => 0x32,
-            Dup::Again => 0x3a,
+            Dup::First => qos,
+            Dup::Again => qos | 0x08,
         };
         let packet = packet(first, &body);
         self.line().write_all(&packet).await
     }
 
-    /// Takes one PUBACK.
+    /// Takes one PUBACK, PUBREC or PUBCOMP.
     async fn acknowledged(&mut self) -> io::Result<()> {
         let mut ack = [0; 4];
         let read = timeout(2 * DEADLINE, self.line().read_exact(&mut ack)).await;
         read.unwrap_or_else(|_| panic!("no acknowledgement for {}", self.device))?;
+        if ack[0] == PUBCOMP {
+            let id = self.to_release.pop_front().expect("something is released").to_be_bytes();
+            assert_eq!(ack, [PUBCOMP, 2, id[0], id[1]], "a completion out of order");
+            return Ok(());
+        }
         let first = self.in_flight.pop_front().expect("something is in flight");
         let id = first.id.to_be_bytes();
-        assert_eq!(ack, [0x40, 2, id[0], id[1]], "an acknowledgement out of order");
+        let kind = match self.qos {
+            Qos::AtLeastOnce => 0x40,
+            Qos::ExactlyOnce => 0x50,
+        };
+        assert_eq!(ack, [kind, 2, id[0], id[1]], "an acknowledgement out of order");
         self.journal.acked((self.device.clone(), first.n));
+        if self.qos == Qos::ExactlyOnce {
+            self.to_release.push_back(first.id);
+            self.release(first.id).await?;
+            self.line().flush().await?;
+        }
         Ok(())
+    }
+
+    async fn release(&mut self, id: u16) -> io::Result<()> {
+        let id = id.to_be_bytes();
+        self.line().write_all(&[0x62, 2, id[0], id[1]]).await
     }
 
     /// Connects if need be, and sends again what was not acknowledged.
@@ -188,6 +233,9 @@ impl Sensor {
         let mut answer = [0; 4];
         self.line().read_exact(&mut answer).await?;
         assert_eq!((answer[0], answer[3]), (0x20, 0), "the connection is refused");
+        for id in self.to_release.clone() {
+            self.release(id).await?;
+        }
         for place in 0..self.in_flight.len() {
             self.write(place, Dup::Again).await?;
         }

@@ -15,6 +15,7 @@ mod store;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ use crate::config::{LogFormat, LogSettings};
 
 /// Threads that run tasks. The work is small; on a gateway with four cores two are left to others.
 const WORKERS: usize = 2;
+/// Work on other threads may take so long to end once everything else has.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Edge telemetry agent: nothing acknowledged is lost, nothing is stored twice, and the books balance.
 #[derive(Debug, Parser)]
@@ -130,7 +133,13 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(file) => Ok(ExitCode::from(check::run(&file.config))),
         Command::Passwd { file, name } => passwd::run(&file, &name).map(|()| ExitCode::SUCCESS),
-        Command::Run(file) => runtime()?.block_on(run::run(&file.config)),
+        Command::Run(file) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(run::run(&file.config));
+            // Work that hangs on a disk must not hold up the end.
+            runtime.shutdown_timeout(LAST_WORK);
+            ended
+        }
         Command::Demo(args) => runtime()?.block_on(async {
             // Quiet, so that the progress stays readable; who wants more says so.
             let filter = std::env::var("HOLDFAST_LOG").unwrap_or_else(|_| "error".to_owned());
