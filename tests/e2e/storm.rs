@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::proxy::Weather;
+use harness::sensor::START_MS;
 use harness::{Agent, Broker, Disk, Journal, Proxy, Receiver, Sensor, Witness};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -118,13 +119,19 @@ async fn publish(mut sensor: Sensor, stop: Arc<AtomicBool>) {
     let (mut n, mut random) = (0, fastrand::Rng::new());
     while !stop.load(Ordering::Relaxed) {
         let count = random.u64(1..60);
-        sensor.publish(n + 1..=n + count).await;
+        sensor.publish_payloads((n + 1..=n + count).map(|n| (n, payload(n)))).await;
         n += count;
         if random.u8(0..10) == 0 {
             sensor.cut();
         }
         sleep(Duration::from_millis(random.u64(5..60))).await;
     }
+}
+
+/// A reading a second, a month ago: however many there are, none comes from the future.
+fn payload(n: u64) -> Vec<u8> {
+    let ts = START_MS - 30 * 86_400_000 + n * 1_000;
+    format!("{{\"ts\":{ts},\"n\":{n},\"temperature\":{}.5}}", n % 40).into_bytes()
 }
 
 impl Storm {
@@ -221,7 +228,9 @@ impl Storm {
             1 => {
                 self.say("the agent is told to stop on a full disk");
                 self.agent.signal(Signal::TERM);
-                self.lull().await;
+                self.pause().await;
+                self.agent.kill();
+                self.agent.spawn();
             }
             _ => {}
         }

@@ -1,8 +1,10 @@
 //! The agent: the shipped binary as a child process, asked through its admin socket.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -22,6 +24,8 @@ pub struct Agent {
     dir: TempDir,
     process: Option<Process>,
     admin_port: u16,
+    /// What systemd would set.
+    environment: Vec<(String, String)>,
     /// Shown with a failure.
     last_status: Mutex<Option<Status>>,
 }
@@ -39,6 +43,7 @@ impl Agent {
             dir,
             process: None,
             admin_port: free_port(),
+            environment: Vec::new(),
             last_status: Mutex::default(),
         };
         agent.configure(config);
@@ -74,6 +79,31 @@ impl Agent {
              [admin]\nlisten = \"127.0.0.1:{port}\"\nsocket = \"{dir}/admin.sock\"\n{config}"
         );
         std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// From the next start on, it is watched as by systemd: what it tells comes in at the socket.
+    ///
+    /// # Panics
+    /// If the socket cannot be made.
+    pub fn watched(&mut self, period: Duration) -> UnixDatagram {
+        let path = self.file("notify.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (path, period) = (path.display().to_string(), period.as_micros().to_string());
+        self.environment = vec![("NOTIFY_SOCKET".to_owned(), path), ("WATCHDOG_USEC".to_owned(), period)];
+        socket
+    }
+
+    /// Waits until it took a new configuration for the `nth` time.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn reloaded(&self, nth: usize) {
+        wait_for("the new configuration to take force", DEADLINE, async || {
+            (self.log().matches("configuration in force").count() >= nth).then_some(())
+        })
+        .await;
+        wait_for("the agent to be ready", DEADLINE, || is_ready_at(self.socket())).await;
     }
 
     /// The configuration file.
@@ -122,6 +152,7 @@ impl Agent {
     pub fn spawn(&mut self) {
         let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.config()).env_remove("NOTIFY_SOCKET");
+        command.envs(self.environment.iter().cloned());
         self.process = Some(Process::start(&mut command, &self.log_file()));
     }
 
@@ -289,6 +320,10 @@ impl Drop for Agent {
             println!("the agent's log ends:\n{}", shown.join("\n"));
         }
     }
+}
+
+async fn is_ready_at(socket: PathBuf) -> Option<()> {
+    is_ready(&socket).await
 }
 
 async fn is_ready(socket: &Path) -> Option<()> {

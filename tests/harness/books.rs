@@ -53,6 +53,12 @@ impl Status {
         self.number(&format!("/sinks/cloud/streams/{stream}/{counter}"))
     }
 
+    /// The same of another sink.
+    #[must_use]
+    pub fn ledger_of(&self, sink: &str, stream: &str, counter: &str) -> u64 {
+        self.number(&format!("/sinks/{sink}/streams/{stream}/{counter}"))
+    }
+
     /// How many records of a stream were ever appended.
     #[must_use]
     pub fn appended(&self, stream: &str) -> u64 {
