@@ -241,15 +241,29 @@ impl Running {
     ///
     /// # Errors
     /// If it takes too long or the disk does not take what is under way; nothing that was acknowledged is lost.
-    pub async fn stop(mut self) -> Result<(), Error> {
+    pub async fn stop(self) -> Result<(), Error> {
+        self.stop_within(DRAIN).await
+    }
+
+    /// The same, to be started again at once: sinks need not send what they will send then. A batch that is under way is
+    /// sent again, and is the same.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub async fn stop_to_restart(self) -> Result<(), Error> {
+        self.abort_sinks.cancel();
+        self.stop_within(STOP).await
+    }
+
+    async fn stop_within(mut self, sinks: Duration) -> Result<(), Error> {
         let report = self.inputs.store.clone();
         tokio::select! {
-            drained = timeout(STOP, self.drain()) => drained.map_err(|_| Error::Stuck),
+            drained = timeout(STOP, self.drain(sinks)) => drained.map_err(|_| Error::Stuck),
             () = disk_fails(report) => Err(Error::DiskFails),
         }
     }
 
-    async fn drain(&mut self) {
+    async fn drain(&mut self, sinks: Duration) {
         self.letters.close();
         self.stop_sources.cancel();
         self.all_ended(Room::Source).await;
@@ -258,7 +272,7 @@ impl Running {
         self.stop_windows.cancel();
         self.all_ended(Room::Windows).await;
         self.drain_sinks.cancel();
-        if timeout(DRAIN, self.all_ended(Room::Sink)).await.is_err() {
+        if timeout(sinks, self.all_ended(Room::Sink)).await.is_err() {
             warn!("sinks do not take everything in time; the rest stays in the store");
             self.abort_sinks.cancel();
             self.all_ended(Room::Sink).await;

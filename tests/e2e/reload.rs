@@ -325,3 +325,21 @@ async fn a_sink_that_lags_holds_up_no_other() {
     journal.assert_exactly_once(&other);
     agent.status().await.assert_balanced();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_cloud_does_not_hold_up_a_reload() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    cloud.script(|_| Answer::refuse(200, "").hanging());
+    let agent = crate::listening(port, &cloud).await;
+    let mut sensor = Sensor::new("d1", port, &journal);
+    sensor.publish(1..=100).await;
+    cloud.wait_for("a request", |requests| !requests.is_empty()).await;
+    cloud.script(|_| Answer::take());
+    let asked = tokio::time::Instant::now();
+    reload(&agent, &format!("{STORE}{}{MINUTE}{}", listener(port), cloud.sink(BATCH)), &mut 0).await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "intake was away for {:?}", asked.elapsed());
+    sensor.publish(101..=200).await;
+    agent.drained("readings", 200).await;
+    journal.assert_exactly_once(&cloud);
+    cloud.assert_well_formed();
+}

@@ -48,6 +48,8 @@ struct Storm {
     links: [(&'static str, Proxy); 3],
     disk: Option<Disk>,
     is_full: bool,
+    /// Two good configurations, taken in turns.
+    configs: [String; 2],
     began: Instant,
 }
 
@@ -82,6 +84,9 @@ async fn storm(broking: Broking) {
          retry = {{ initial = \"50ms\", max = \"1s\" }}\nbatch = {{ records = 200, wait = \"100ms\" }}\n",
         listener(port),
     );
+    let other = config
+        .replace("records = 200", "records = 150")
+        .replace("[sinks", "[windows.ten]\nsize = \"10m\"\n[sinks");
     let mut agent = Agent::new(HOLDFAST, &config);
     let disk = Disk::small(&agent.file("data"), DISK_MIB);
     if disk.is_none() {
@@ -102,7 +107,18 @@ async fn storm(broking: Broking) {
         publishing.spawn(publish(sensor, Arc::clone(&stop)));
     }
     let (began, is_full) = (Instant::now(), false);
-    let mut storm = Storm { random, broking, broker, agent, receiver, links, disk, is_full, began };
+    let mut storm = Storm {
+        random,
+        broking,
+        broker,
+        agent,
+        receiver,
+        links,
+        disk,
+        is_full,
+        configs: [other, config],
+        began,
+    };
     while began.elapsed() < Duration::from_secs(seconds) {
         storm.strike().await;
         storm.lull().await;
@@ -137,7 +153,7 @@ fn payload(n: u64) -> Vec<u8> {
 impl Storm {
     /// One thing happens, or two at once.
     async fn strike(&mut self) {
-        match self.random.u8(0..13) {
+        match self.random.u8(0..14) {
             0 | 1 => {
                 self.say("the agent is killed");
                 self.agent.kill();
@@ -204,6 +220,12 @@ impl Storm {
                 }
                 self.lull().await;
                 self.links[link].1.set(Weather::Fair);
+            }
+            12 => {
+                self.say("the agent is told to take another configuration");
+                self.agent.configure(&self.configs[0]);
+                self.configs.rotate_left(1);
+                self.agent.signal(Signal::HUP);
             }
             _ => self.fill_the_disk().await,
         }
@@ -354,7 +376,8 @@ fn assert_windows(readings: &[Value], windows: &[Value]) {
     let place =
         |record: &Value, time: &str| (record["device"].as_str().unwrap().to_owned(), minute(&record[time]));
     let mut counted: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for window in windows {
+    // The other window begins anew whenever it is configured again.
+    for window in windows.iter().filter(|window| window["window"] == "minute") {
         let last = counted.entry(place(window, "start")).or_insert((0, 0));
         assert_eq!(window["revision"], last.0, "each revision once, in order: {window}");
         *last = (last.0 + 1, window["aggregates"]["count"].as_u64().unwrap());

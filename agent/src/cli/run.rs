@@ -33,9 +33,10 @@ const MORE_START_TIME: Duration = Duration::from_secs(30);
 /// # Errors
 /// If it cannot start, or a room ends by itself.
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    // First of all: SIGHUP would end us, and it may come while the store is being opened.
+    let mut signals = Signals::new()?;
     let Some(mut config) = load(path) else { return Ok(ExitCode::from(2)) };
     let logging = logging::start(&config.log)?;
-    let mut signals = Signals::new()?;
     let (mut before_reload, mut away_since) = (None, None);
     loop {
         let started = tokio::select! {
@@ -139,7 +140,7 @@ async fn watch(
 async fn drain(running: Running, signals: &mut Signals, inputs: &Inputs) -> anyhow::Result<Said> {
     let mut watchdog = watchdog();
     let mut then = Said::Reload;
-    let stopping = running.stop();
+    let stopping = running.stop_to_restart();
     tokio::pin!(stopping);
     loop {
         tokio::select! {
