@@ -151,7 +151,8 @@ async fn sources_and_windows_come_change_and_go_while_readings_flow() {
     behind.publish(201..=400).await;
     harness::wait_for("a window of two minutes", DEADLINE, async || {
         let is_one = |record: &serde_json::Value| {
-            let minutes = |name: &str| record[name].as_str().unwrap()[14..16].parse::<i32>().unwrap();
+            let minutes =
+                |name: &str| record[name].as_str().unwrap().get(14..16).unwrap().parse::<i32>().unwrap();
             (minutes("end") - minutes("start")).rem_euclid(60) == 2
         };
         cloud.records("windows").iter().any(is_one).then_some(())

@@ -4,6 +4,8 @@
 //!
 //! `HOLDFAST_SEED` repeats a run, `HOLDFAST_CHAOS_SECONDS` makes it longer; `scripts/chaos` runs many.
 
+#![expect(clippy::print_stdout, reason = "what happened when is shown with the failure")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
