@@ -344,3 +344,45 @@ async fn a_dead_cloud_does_not_hold_up_a_reload() {
     journal.assert_exactly_once(&cloud);
     cloud.assert_well_formed();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_take_force_gives_way_to_the_one_before() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    let agent = crate::listening(port, &cloud).await;
+    let good = std::fs::read_to_string(agent.config()).unwrap();
+    let mut sensor = Sensor::new("d1", port, &journal);
+    sensor.publish(1..=20).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = good.replace(&agent.admin(), &taken.local_addr().unwrap().to_string());
+    std::fs::write(agent.config(), elsewhere).unwrap();
+    agent.signal(Signal::HUP);
+    harness::wait_for("the complaint", DEADLINE, async || {
+        agent.log().contains("the new configuration cannot take force").then_some(())
+    })
+    .await;
+    agent.reloaded(1).await;
+    sensor.publish(21..=40).await;
+    agent.drained("readings", 40).await;
+    // Once the port is free it can.
+    drop(taken);
+    agent.signal(Signal::HUP);
+    agent.reloaded(2).await;
+    sensor.publish(41..=60).await;
+    agent.drained("readings", 60).await;
+    journal.assert_exactly_once(&cloud);
+    cloud.assert_well_formed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_during_a_reload_stops() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    let mut agent = crate::listening(port, &cloud).await;
+    Sensor::new("d1", port, &journal).publish(1..=100).await;
+    agent.configure(&format!("{STORE}{}{MINUTE}{}", listener(port), cloud.sink(BATCH)));
+    agent.signal(Signal::HUP);
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.end().await.code(), Some(0));
+    agent.start().await;
+    agent.drained("readings", 100).await;
+    journal.assert_exactly_once(&cloud);
+}

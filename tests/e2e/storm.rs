@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{HOLDFAST, STORE, client, listener};
 
 /// How long the storm lasts by default.
-const SECONDS: u64 = 40;
+const SECONDS: u64 = 30;
 /// The agent's disk, in MiB: more than a storm of minutes fills.
 const DISK_MIB: u32 = 96;
 /// How long everything may take to drain afterwards.

@@ -39,6 +39,7 @@ use self::trouble::Trouble;
 use self::v4::V4;
 use self::v5::V5;
 use crate::backoff::{self, Backoff};
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::ingest::{Intake, Peer, SourceSpec};
 use crate::source::Report;
@@ -212,10 +213,10 @@ impl<M: SubscriptionMemory> Client<M> {
     /// Reads what it takes to connect: anew each time, so that rotated secrets and certificates are picked up.
     async fn plan(&self) -> Result<Result<Plan, Trouble>, Done> {
         let (settings, releases) = (self.settings.clone(), self.releases);
-        let read = tokio::task::spawn_blocking(move || plan(&settings, releases));
+        let read = blocking(move || plan(&settings, releases));
         tokio::select! {
             () = self.stop.cancelled() => Err(Done),
-            plan = read => plan.map_err(|_| Done),
+            plan = read => Ok(plan),
         }
     }
 }
