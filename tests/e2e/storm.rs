@@ -304,11 +304,12 @@ impl Storm {
                 let status = self.agent.status().await;
                 let pending = status.ledger("readings", "pending") + status.ledger("windows", "pending");
                 let appended = status.appended("readings") + status.appended("windows");
-                if appended != before || pending > 0 || status.appended("readings") < least as u64 {
+                if appended != before || pending > 0 {
                     (before, quiet_since) = (appended, Instant::now());
                 }
-                // Windows of devices that fall silent come out after `idle`.
-                if quiet_since.elapsed() > Duration::from_secs(5) {
+                // Windows of devices that fall silent come out after `idle`; what is missing may be on its way from the broker.
+                let is_all_here = status.appended("readings") >= least as u64;
+                if quiet_since.elapsed() > Duration::from_secs(if is_all_here { 5 } else { 40 }) {
                     return status;
                 }
                 sleep(Duration::from_millis(100)).await;
