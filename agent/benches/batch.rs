@@ -61,6 +61,7 @@ fn readings() -> Vec<Reading> {
                     Value::Bool(index % 50 != 0),
                     Value::Text("auto".into()),
                 ],
+                line: None,
                 remarks: None,
             }
         })

@@ -9,7 +9,7 @@ use divan::{AllocProfiler, Bencher, black_box};
 use holdfast::ingest::decode::{Decoded, Decoder};
 use holdfast::ingest::settings::{Payload, Pointer, Subscription};
 use holdfast::ingest::topic::Template;
-use holdfast::reading::{ClockState, Timestamp};
+use holdfast::reading::Timestamp;
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -51,14 +51,14 @@ fn run(bencher: Bencher<'_, '_>, subscription: Subscription, topics: &[String], 
     // Fewer than the largest number of topics, so that there the timed ones are new.
     let warm_up = 1_000;
     for topic in topics.iter().take(warm_up) {
-        let decoded = decoder.decode(topic, payload.as_bytes(), RECEIVED, ClockState::Synced);
+        let decoded = decoder.decode(topic, payload.as_bytes(), RECEIVED, None);
         assert!(matches!(decoded, Decoded::Reading(_)), "{decoded:?}");
     }
     let mut topics = topics.iter().cycle().skip(warm_up);
     bencher.counter(ItemsCount::new(1_u32)).bench_local(|| {
         let topic = topics.next().expect("an endless cycle");
         black_box(decoder.route(topic));
-        decoder.decode(topic, black_box(payload.as_bytes()), RECEIVED, ClockState::Synced)
+        decoder.decode(topic, black_box(payload.as_bytes()), RECEIVED, None)
     });
 }
 

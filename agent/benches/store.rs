@@ -50,6 +50,7 @@ fn readings(count: usize) -> Vec<Reading> {
                     Value::Float(f64::from(chance.u32(480..490)) / 10.0),
                     Value::Bool(true),
                 ],
+                line: None,
                 remarks: None,
             }
         })

@@ -63,6 +63,7 @@ fn readings() -> Vec<Reading> {
                     Value::Float(45.0 + 10.0 * noise),
                     Value::Bool(true),
                 ],
+                line: None,
                 remarks: None,
             }
         })

@@ -63,6 +63,7 @@ fn reading(second: u32) -> Reading {
         origin: Arc::new(Origin { source: "plant".into(), device: "thermometer".into(), tags: Vec::new() }),
         shape: Arc::new(Shape { names: vec!["temperature".into()] }),
         values: vec![Value::Float(20.0 + f64::from(second) / 60.0)],
+        line: None,
         remarks: None,
     }
 }

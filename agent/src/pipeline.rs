@@ -11,6 +11,7 @@
 //! acknowledged, the windows read on to the end and save their state, sinks send what they can, the store commits the rest.
 
 mod adapters;
+mod timekeeping;
 pub mod letters;
 
 use std::collections::{BTreeMap, HashMap};
@@ -84,6 +85,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     Source,
+    Clock,
     Ingest,
     Windows,
     Sink,
@@ -95,6 +97,7 @@ impl Room {
     fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
+            Self::Clock => "clock",
             Self::Ingest => "ingest",
             Self::Windows => "windows",
             Self::Sink => "sink",
@@ -129,6 +132,7 @@ pub struct Running {
 /// # Errors
 /// If something that the configuration asks for cannot be had.
 pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
+    let clock = clock.trusting(config.clock);
     let published = Published::default();
     let (source_inputs, source_reports) = source_inputs(&config);
     let (sink_inputs, sink_reports) = sink_inputs(&config);
@@ -167,10 +171,14 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     rooms.spawn(Room::Admin, ask(rooms.asked.clone(), vitals, clock, stop_asking));
 
     let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
+    if let Some(newest) = store.newest_received() {
+        clock.resume(newest);
+    }
     letters.open(Letters::new(&store, &config));
     rooms.spawn_asked(Room::Writer, "store".to_owned(), writer.run());
     store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
 
+    rooms.spawn(Room::Clock, timekeeping::keep(clock, store.clone(), rooms.stop_sources.clone()));
     for (settings, report) in config.sinks.iter().zip(sink_reports) {
         let forward = Forward::new(settings.clone(), store.clone(), report, clock)
             .map_err(|source| Error::Sink { sink: settings.name.clone(), source })?;
@@ -267,6 +275,7 @@ impl Running {
         self.letters.close();
         self.stop_sources.cancel();
         self.all_ended(Room::Source).await;
+        self.all_ended(Room::Clock).await;
         self.intake = None;
         self.all_ended(Room::Ingest).await;
         self.stop_windows.cancel();
@@ -517,5 +526,7 @@ async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: Cancellatio
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

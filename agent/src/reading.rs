@@ -123,14 +123,62 @@ impl Value {
     }
 }
 
-/// What is known of the clock that stamped a reading.
+/// What is known of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClockState {
-    /// The wall clock was synchronised when the reading was received.
+    /// It is synchronised.
     #[default]
     Synced,
-    /// The kernel said that the clock was not synchronised.
+    /// Nobody vouches for what it shows.
     Unsynced,
+}
+
+/// How stamps of a clock that was not right went with the time since the machine was started. Once it is known when that was,
+/// they can be corrected. All readings stamped without a step between share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClockLine {
+    /// The boot of the machine.
+    pub boot: uuid::Uuid,
+    /// A point of the line: this stamp...
+    pub stamp: Timestamp,
+    /// ...was given this long after the machine was started.
+    pub uptime_micros: i64,
+    /// How fast stamps went.
+    pub pace: Pace,
+}
+
+/// How fast stamps go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Pace {
+    /// As time does.
+    Full,
+    /// Half as fast: the wall clock went back and is to catch up.
+    Half,
+}
+
+impl ClockLine {
+    /// The stamp that is given `uptime_micros` after the start of the machine.
+    #[must_use]
+    pub fn stamp_at(&self, uptime_micros: i64) -> Timestamp {
+        let since = uptime_micros.saturating_sub(self.uptime_micros);
+        Timestamp(self.stamp.0.saturating_add(match self.pace {
+            Pace::Full => since,
+            Pace::Half => since / 2,
+        }))
+    }
+
+    /// The true time of `stamp`, if the machine was started at `booted_at` (microseconds since the Unix epoch).
+    #[must_use]
+    pub fn corrected(&self, stamp: Timestamp, booted_at: i64) -> Timestamp {
+        let since = stamp.micros_since(self.stamp);
+        let since = match self.pace {
+            Pace::Full => since,
+            Pace::Half => since.saturating_mul(2),
+        };
+        let time = booted_at.saturating_add(self.uptime_micros).saturating_add(since);
+        Timestamp(time.clamp(Timestamp::MIN.0, Timestamp::MAX.0))
+    }
 }
 
 /// One decoded message.
@@ -138,8 +186,10 @@ pub enum ClockState {
 pub struct Reading {
     /// When it was measured (event time): the device's word, else the time of receipt.
     pub time: Timestamp,
-    /// When it was received, by the wall clock.
+    /// When it was received: as the wall clock shows, but never before what was received earlier.
     pub received: Timestamp,
+    /// By which line it was stamped, if the wall clock was not right then.
+    pub line: Option<Arc<ClockLine>>,
     /// Who said it.
     pub origin: Arc<Origin>,
     /// The names of `values`.
@@ -155,8 +205,6 @@ pub struct Reading {
 pub struct Remarks {
     /// The device's own time where it lay too far in the future and was replaced by the time of receipt.
     pub original_time: Option<Timestamp>,
-    /// Whether the clock was synchronised at receipt.
-    pub clock: ClockState,
     /// The record of which this is a replay, if its first number is known.
     pub replay_of: Option<ReplayOf>,
     /// True for a replayed reading, also when its first number is not known: no window sees it.

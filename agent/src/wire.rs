@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 pub use self::record::{Unreadable, read_reading, read_window};
 
-use crate::reading::{AggregateValue, ClockState, Reading, ReplayOf, Tags, Timestamp, Value, WindowRecord};
+use crate::reading::{AggregateValue, Reading, ReplayOf, Tags, Timestamp, Value, WindowRecord};
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// The version of the format, in the key `format`.
@@ -72,11 +72,26 @@ pub fn write_end(out: &mut Vec<u8>) {
     out.extend_from_slice(b"]}");
 }
 
-/// Appends one record of the stream `readings`.
+/// Appends one record of the stream `readings`, its times as they were stamped.
 pub fn write_reading(seq: Seq, reading: &Reading, out: &mut Vec<u8>) {
+    write_corrected(seq, reading, None, out);
+}
+
+/// As [`write_reading`]; a reading that was stamped by a clock that was not right gets its true time, if it is known when the
+/// machine was started (microseconds since the Unix epoch). A time that the device told stands.
+pub fn write_corrected(seq: Seq, reading: &Reading, booted_at: Option<i64>, out: &mut Vec<u8>) {
+    let (mut time, mut received, mut mark) = (reading.time, reading.received, "");
+    if let Some(line) = &reading.line {
+        mark = ",\"clock\":\"unsynced\"";
+        if let Some(booted_at) = booted_at {
+            mark = ",\"clock\":\"corrected\"";
+            received = line.corrected(reading.received, booted_at);
+            time = if reading.time == reading.received { received } else { time };
+        }
+    }
     write_number("{\"seq\":", seq.0, out);
-    write_time(",\"time\":\"", reading.time, out);
-    write_time(",\"received\":\"", reading.received, out);
+    write_time(",\"time\":\"", time, out);
+    write_time(",\"received\":\"", received, out);
     out.extend_from_slice(b",\"source\":");
     write_text(&reading.origin.source, out);
     out.extend_from_slice(b",\"device\":");
@@ -92,12 +107,10 @@ pub fn write_reading(seq: Seq, reading: &Reading, out: &mut Vec<u8>) {
         write_value(value, out);
     }
     out.push(b'}');
+    out.extend_from_slice(mark.as_bytes());
     if let Some(remarks) = &reading.remarks {
         if let Some(time) = remarks.original_time {
             write_time(",\"original_time\":\"", time, out);
-        }
-        if remarks.clock == ClockState::Unsynced {
-            out.extend_from_slice(b",\"clock\":\"unsynced\"");
         }
         write_replay_of(remarks.replay_of.as_ref(), out);
     }
@@ -156,6 +169,7 @@ pub fn reading_bound(reading: &Reading) -> usize {
         })
         .sum();
     let remarks = if reading.remarks.is_some() { 160 } else { 0 };
+    let clock = if reading.line.is_some() { 22 } else { 0 };
     let origin = &reading.origin;
     180 + text_bound(&origin.source)
         + text_bound(&origin.device)
@@ -164,6 +178,7 @@ pub fn reading_bound(reading: &Reading) -> usize {
         + reading.values.len()
         + values
         + remarks
+        + clock
 }
 
 /// No fewer bytes than [`write_window`] appends, the comma before it included.

@@ -73,6 +73,7 @@ impl Setup {
             r#"[agent]
 id = "bench"
 data_dir = "{dir}/data"
+clock = "trusted"
 [admin]
 listen = "127.0.0.1:{admin_port}"
 socket = "{dir}/admin.sock"

@@ -5,6 +5,7 @@
 mod bad_input;
 mod broker;
 mod chaos;
+mod clock;
 mod config;
 mod dead_letters;
 mod delivery;

@@ -26,6 +26,8 @@ pub struct Agent {
     admin_port: u16,
     /// What systemd would set.
     environment: Vec<(String, String)>,
+    /// `clock` of `[agent]`.
+    clock: &'static str,
     /// Shown with a failure.
     last_status: Mutex<Option<Status>>,
 }
@@ -44,6 +46,7 @@ impl Agent {
             process: None,
             admin_port: free_port(),
             environment: Vec::new(),
+            clock: "trusted",
             last_status: Mutex::default(),
         };
         agent.configure(config);
@@ -60,6 +63,17 @@ impl Agent {
         agent
     }
 
+    /// The same, but it asks the kernel whether the clock is synchronised: on the machine of the tests it may or may not be.
+    ///
+    /// # Panics
+    /// If the disk does not let us.
+    #[must_use]
+    pub fn asking_the_kernel(mut self, config: &str) -> Self {
+        self.clock = "kernel";
+        self.configure(config);
+        self
+    }
+
     /// Writes another configuration; it counts from the next start or reload on.
     ///
     /// # Panics
@@ -73,9 +87,9 @@ impl Agent {
     /// # Panics
     /// If the disk does not let us.
     pub fn configure_as(&self, id: &str, config: &str) {
-        let (dir, port) = (self.dir.path().display(), self.admin_port);
+        let (dir, port, clock) = (self.dir.path().display(), self.admin_port, self.clock);
         let text = format!(
-            "[agent]\nid = \"{id}\"\ndata_dir = \"{dir}/data\"\n\
+            "[agent]\nid = \"{id}\"\ndata_dir = \"{dir}/data\"\nclock = \"{clock}\"\n\
              [admin]\nlisten = \"127.0.0.1:{port}\"\nsocket = \"{dir}/admin.sock\"\n{config}"
         );
         std::fs::write(self.config(), text).unwrap();

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use crate::clock::Trust;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{self, Config, Faults, Loaded, LogFormat};
 use crate::forward::settings::{AckRule, Compression, Required};
@@ -123,6 +124,11 @@ fn about_the_agent(page: &mut Page, config: &Config) {
         LogFormat::Json => "json",
     };
     page.entry("log", &format!("{} as {format}", config.log.filter));
+    let clock = match config.clock {
+        Trust::Kernel => "synchronised if the kernel says so",
+        Trust::Operator => "trusted",
+    };
+    page.entry("clock", clock);
 }
 
 fn about_source(page: &mut Page, source: &source::Settings) {

@@ -247,6 +247,7 @@ fn config(folder: &Path, admin: SocketAddr, cloud: SocketAddr) -> String {
         r#"[agent]
 id = "{AGENT}"
 data_dir = {data_dir}
+clock = "trusted"
 
 [admin]
 listen = "{admin}"

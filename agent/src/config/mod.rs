@@ -47,6 +47,7 @@ use report::Report;
 use syntax::Readable;
 use toml::de::DeTable;
 
+use crate::clock::Trust;
 use crate::stream::Stream;
 use crate::{forward, source, status, store, window};
 
@@ -55,6 +56,8 @@ use crate::{forward, source, status, store, window};
 pub struct Config {
     /// The agent's id: names it at the receivers.
     pub agent_id: String,
+    /// Who says whether the wall clock is right.
+    pub clock: Trust,
     /// The admin listener and socket.
     pub admin: status::Settings,
     /// Logging.
@@ -130,7 +133,7 @@ pub fn parse(text: &str, file: &str, environment: &dyn Environment) -> Result<Lo
 /// The settings in `table`. `None` only where a fault was reported.
 fn config<'a>(report: &Report<'a>, table: &DeTable<'a>) -> Option<Config> {
     let root = Section::root(report, table);
-    let (agent_id, data_dir) = node::agent(&root);
+    let (agent_id, data_dir, clock) = node::agent(&root);
     let admin = node::admin(&root, &data_dir);
     let log = node::log(&root);
     let store = node::store(&root, data_dir);
@@ -158,7 +161,7 @@ fn config<'a>(report: &Report<'a>, table: &DeTable<'a>) -> Option<Config> {
         components.sinks.iter().filter_map(|(name, section)| sinks::sink(name.value, section)).collect();
 
     let sources = sources.into_iter().map(|(source, _)| source.value).collect();
-    let config = Config { agent_id, admin, log, store, sources, windows, sinks };
+    let config = Config { agent_id, clock, admin, log, store, sources, windows, sinks };
     remark_on_flow(report, &config);
     Some(config)
 }

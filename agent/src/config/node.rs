@@ -11,6 +11,7 @@ use super::nearest::nearest;
 use super::note::{MAX_SOCKET_PATH_BYTES, Remark};
 use super::reader::{Given, Section, invalid, value_or};
 use super::report::Report;
+use crate::clock::Trust;
 use super::units::{show_duration, show_size};
 use crate::store::settings::StreamLimits;
 use crate::stream::Stream;
@@ -70,8 +71,8 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// `[agent]`: its id and its data directory.
-pub(super) fn agent(root: &Section<'_, '_>) -> (String, PathBuf) {
+/// `[agent]`: its id, its data directory, and whom it trusts with the clock.
+pub(super) fn agent(root: &Section<'_, '_>) -> (String, PathBuf, Trust) {
     let section = root.section("agent", "a table [agent]");
     let report = section.report;
     let id = section.text("id", NAME_FORM);
@@ -94,11 +95,13 @@ pub(super) fn agent(root: &Section<'_, '_>) -> (String, PathBuf) {
     let data_dir = section
         .text("data_dir", "the path of a folder")
         .and_then(|given| path(report, &given, "the path of a folder"));
+    let trusts = [("kernel", Trust::Kernel), ("trusted", Trust::Operator)];
+    let trust = value_or(section.choice("clock", "\"kernel\" or \"trusted\"", &trusts), Trust::default());
     section.finish();
     let data_dir = data_dir
         .or_else(|| first_folder(report, "STATE_DIRECTORY"))
         .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
-    (id, data_dir)
+    (id, data_dir, trust)
 }
 
 /// The path at `given`, from the configuration file's folder.

@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 use zstd::zstd_safe::{CParameter, Strategy};
 
 use super::settings::{BatchLimits, Compression};
+use crate::store::boots::Boots;
 use crate::store::ledger::Books;
 use crate::store::{self, Piece, Reader};
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
@@ -37,6 +38,8 @@ pub(super) struct Batch {
     pub(super) epoch: Epoch,
     pub(super) range: SeqRange,
     pub(super) gaps: Vec<Gap>,
+    /// By how many boots the times in it are corrected.
+    pub(super) corrections: u32,
     /// How many records it holds.
     pub(super) records: u64,
     pub(super) key: String,
@@ -68,12 +71,20 @@ pub(super) struct View {
     /// What is taken off a number that leaves the house.
     base: u64,
     previous: Option<(Epoch, Seq)>,
+    /// Times are corrected by so many boots: those known when the batch was fixed.
+    pub(super) corrections: u32,
 }
 
 impl View {
     pub(super) fn of(books: &Books, stream: Stream) -> Self {
         let previous = books.previous.map(|previous| (previous.epoch, previous.next[stream.index()]));
-        Self { stream, epoch: books.epoch, base: books.stream(stream).base, previous }
+        let corrections = books.boots.known();
+        Self { stream, epoch: books.epoch, base: books.stream(stream).base, previous, corrections }
+    }
+
+    /// As for a batch that was fixed when so many boots were known.
+    pub(super) fn fixed_with(self, corrections: u32) -> Self {
+        Self { corrections, ..self }
     }
 
     pub(super) fn seq(self, seq: Seq) -> Seq {
@@ -96,6 +107,8 @@ pub(super) struct Builder {
     agent: String,
     pub(super) limits: BatchLimits,
     pub(super) compression: Compression,
+    /// At least those that were known when a batch was fixed.
+    pub(super) boots: Boots,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     /// The records read last; the next batch often begins in them.
     piece: Option<Piece>,
@@ -103,7 +116,8 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn new(reader: Reader, agent: &str, limits: BatchLimits, compression: Compression) -> Self {
-        Self { reader, agent: agent.to_owned(), limits, compression, zstd: None, piece: None }
+        let (agent, boots) = (agent.to_owned(), Boots::default());
+        Self { reader, agent, limits, compression, boots, zstd: None, piece: None }
     }
 
     /// Builds the batch of exactly these numbers and gaps.
@@ -190,7 +204,10 @@ impl Builder {
         let piece = self.piece.as_ref().filter(|piece| piece.contains(seq)).ok_or_else(missing)?;
         match piece {
             Piece::Readings(first, readings) => {
-                wire::write_reading(view.seq(seq), &readings[place(*first, seq)], out);
+                let reading = &readings[place(*first, seq)];
+                let line = reading.line.as_ref();
+                let booted_at = line.and_then(|line| self.boots.at(line.boot, view.corrections));
+                wire::write_corrected(view.seq(seq), reading, booted_at, out);
             }
             Piece::Windows(first, records) => {
                 wire::write_window(view.seq(seq), &records[place(*first, seq)], out);
@@ -202,7 +219,7 @@ impl Builder {
 
     /// `records` end with a comma.
     fn finish(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>, count: u64, records: &[u8]) -> Batch {
-        let View { stream, epoch, previous, .. } = view;
+        let View { stream, epoch, previous, corrections, .. } = view;
         let outside: Vec<Gap> =
             gaps.iter().map(|gap| Gap { range: view.range(gap.range), reason: gap.reason }).collect();
         let span = view.range(range);
@@ -213,7 +230,7 @@ impl Builder {
         body.extend_from_slice(records.strip_suffix(b",").unwrap_or(records));
         wire::write_end(&mut body);
         let key = head.idempotency_key();
-        Batch { stream, epoch, range, records: count, key, body: self.compress(body), gaps }
+        Batch { stream, epoch, range, corrections, records: count, key, body: self.compress(body), gaps }
     }
 
     fn compress(&mut self, body: Vec<u8>) -> bytes::Bytes {
@@ -298,6 +315,7 @@ mod tests {
             origin: Arc::clone(&origin),
             shape: Arc::clone(&shape),
             values: vec![Value::Uint(n)],
+            line: None,
             remarks: None,
         };
         let numbers: Vec<u64> = (1..=count).collect();

@@ -193,8 +193,9 @@ impl Forward {
         let mut waiting = BTreeMap::new();
         let mut step = None;
         for (stream, ledger) in ledgers() {
-            if let Some((range, gaps)) = self.first_unanswered(stream, ledger) {
-                step = step.or_else(|| Some(Step::Send(View::of(&books, stream), range, gaps)));
+            if let Some((range, gaps, corrections)) = self.first_unanswered(stream, ledger) {
+                let view = View::of(&books, stream).fixed_with(corrections);
+                step = step.or(Some(Step::Send(view, range, gaps)));
             }
             let (first, next) = (ledger.unpinned(), books.stream(stream).next);
             if first >= next {
@@ -220,7 +221,7 @@ impl Forward {
     }
 
     /// The first pinned batch, or the rest of it, that was not answered yet.
-    fn first_unanswered(&self, stream: Stream, ledger: &Ledger) -> Option<(SeqRange, Vec<Gap>)> {
+    fn first_unanswered(&self, stream: Stream, ledger: &Ledger) -> Option<(SeqRange, Vec<Gap>, u32)> {
         let answered = self.answered.get(&stream).copied().unwrap_or(Seq::FIRST);
         let mut first = ledger.cursor;
         for pin in &ledger.pins {
@@ -231,7 +232,7 @@ impl Forward {
                     let first = gap.range.first.max(range.first);
                     Gap { range: SeqRange { first, ..gap.range }, ..*gap }
                 };
-                return Some((range, gaps.map(cut).collect()));
+                return Some((range, gaps.map(cut).collect(), pin.corrections));
             }
             first = pin.last.next();
         }
@@ -266,7 +267,7 @@ impl Forward {
         let lasts = batches.iter().map(|batch| batch.range.last).collect();
         self.ahead.extend(batches);
         self.waiting.remove(&view.stream);
-        self.change(view, LedgerEvent::Pin(lasts)).await
+        self.change(view, LedgerEvent::Pin(lasts, view.corrections)).await
     }
 
     /// One attempt.
@@ -413,7 +414,10 @@ impl Forward {
     /// The body of a pinned batch: built ahead, or now.
     async fn batch(&mut self, view: View, range: SeqRange, gaps: Vec<Gap>) -> Result<Batch, BatchError> {
         let stream = view.stream;
-        let is_it = |batch: &Batch| batch.stream == stream && batch.range == range && batch.gaps == gaps;
+        let is_it = |batch: &Batch| {
+            (batch.stream, batch.range, batch.corrections) == (stream, range, view.corrections)
+                && batch.gaps == gaps
+        };
         let place = self.ahead.iter().position(is_it);
         if let Some(batch) = place.and_then(|place| self.ahead.remove(place)) {
             return Ok(batch);
@@ -435,6 +439,7 @@ impl Forward {
     ) -> Result<T, BatchError> {
         let mut builder =
             self.builder.take().unwrap_or_else(|| Box::new(builder(&self.store, &self.settings)));
+        builder.boots.clone_from(&self.books.borrow().boots);
         let done = blocking(move || {
             let result = work(&mut builder);
             (builder, result)
@@ -521,5 +526,7 @@ impl Batch {
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

@@ -68,11 +68,12 @@ async fn pinned_readings_do_not_go_before_windows_that_are_due() {
         origin,
         shape,
         values: vec![Value::Uint(1)],
+        line: None,
         remarks: None,
     };
     store.append(Group { readings: vec![reading; 80], ..Group::default() }).await.unwrap();
     let epoch = store.books().borrow().epoch;
-    let event = LedgerEvent::Pin((1..=8).map(|n| Seq(n * 10)).collect());
+    let event = LedgerEvent::Pin((1..=8).map(|n| Seq(n * 10)).collect(), 0);
     let change = LedgerChange { sink: "cloud".into(), stream: Stream::Readings, epoch, event };
     store.change(change).await.unwrap();
     // More windows than fit one batch, as after an outage: no commit pins them by the way.

@@ -24,7 +24,7 @@ use self::plan::Plan;
 pub use self::rejection::Rejection;
 use self::route::{Memory, Sender};
 use super::settings::{Payload, Subscription};
-use crate::reading::{ClockState, Reading, Timestamp};
+use crate::reading::{ClockLine, Reading, Timestamp};
 
 /// A device's name, and each tag: they are keys everywhere behind us, and no name that people give is longer.
 const MAX_DEVICE_BYTES: usize = 256;
@@ -78,7 +78,7 @@ impl Decoder {
         route.taken.as_ref().map(|taken| &self.subscriptions[taken.subscription])
     }
 
-    /// Decodes the payload of a message on `topic`, received at `received` by a clock in state `clock`.
+    /// Decodes the payload of a message on `topic`, received at `received`; by which line, if the clock was not right.
     ///
     /// - Blanks around a payload, a byte order mark before it and one NUL behind it are no part of it; if nothing
     ///   remains (a retained message was cleared), it is [`Decoded::Nothing`].
@@ -89,8 +89,14 @@ impl Decoder {
     /// - Device: the topic's `{device}`, else what stands at the device pointer, else the source's name. All other
     ///   captures but `{field}` become tags.
     /// - Time: what stands at the time pointer, where one is configured; else `received`.
-    pub fn decode(&mut self, topic: &str, payload: &[u8], received: Timestamp, clock: ClockState) -> Decoded {
-        let decoded = self.try_decode(topic, payload, received, clock);
+    pub fn decode(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        received: Timestamp,
+        line: Option<&Arc<ClockLine>>,
+    ) -> Decoded {
+        let decoded = self.try_decode(topic, payload, received, line);
         self.memory.keep_bounds();
         decoded.unwrap_or_else(Decoded::Rejected)
     }
@@ -100,7 +106,7 @@ impl Decoder {
         topic: &str,
         payload: &[u8],
         received: Timestamp,
-        clock: ClockState,
+        line: Option<&Arc<ClockLine>>,
     ) -> Result<Decoded, Rejection> {
         let at = self.memory.find(topic, &self.source, &self.subscriptions);
         let (route, shapes, held) = self.memory.route(at);
@@ -116,7 +122,7 @@ impl Decoder {
         }
 
         let (source, zone) = (&*self.source, &subscription.timezone.0);
-        let mut assembly = Assembly { source, plan, zone, received, clock, taken, shapes, held };
+        let mut assembly = Assembly { source, plan, zone, received, line, taken, shapes, held };
         match subscription.payload {
             Payload::Json => {
                 json::read(text, &mut self.scratch, &mut assembly).map(|document| match document {

@@ -13,8 +13,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::decode::{Decoded, Decoder, Rejection};
 use super::settings::{Retained, Subscription};
-use crate::clock::Clock;
-use crate::reading::{ClockState, Reading, Timestamp};
+use crate::clock::{Clock, Stamp};
+use crate::reading::Reading;
 
 /// Batches that may wait between the inlets and the room. Bytes are bounded by the budget; this bounds the rest.
 const BATCHES_WAITING: usize = 1_024;
@@ -212,7 +212,7 @@ pub struct Inlet {
     pushed: u64,
     /// When the messages gathered now were received. One stamp for all that came in one read: that is the truth, and it
     /// costs fewer bytes on disk and on the wire than a clock that moves between them.
-    received: Option<(Timestamp, ClockState)>,
+    received: Option<Stamp>,
     gathered: Vec<Item>,
     gathered_bytes: usize,
 }
@@ -313,8 +313,8 @@ impl Inlet {
             return (self.rejected(arrival, Rejection::PayloadTooLarge { limit_bytes }), Pushed::Routed);
         }
         let clock = self.intake.clock;
-        let (received, state) = *self.received.get_or_insert_with(|| (clock.wall(), clock.state()));
-        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, received, state) {
+        let Stamp { time, line } = self.received.get_or_insert_with(|| clock.stamp());
+        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, *time, line.as_ref()) {
             Decoded::Reading(reading) => Outcome::Reading(reading),
             Decoded::Readings(readings) => Outcome::Readings(readings),
             Decoded::Nothing => Outcome::Skipped,

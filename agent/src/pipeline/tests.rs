@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 async fn agent(dir: &TempDir, more: &str) -> Running {
     let text = format!(
-        "[agent]\nid = \"gw\"\ndata_dir = \"{dir}\"\n[admin]\nlisten = \"\"\nsocket = \"{dir}/a.sock\"\n{more}",
+        "[agent]\nid = \"gw\"\ndata_dir = \"{dir}\"\nclock = \"trusted\"\n[admin]\nlisten = \"\"\nsocket = \"{dir}/a.sock\"\n{more}",
         dir = dir.path().display()
     );
     let loaded = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap();
@@ -29,6 +29,7 @@ fn group(count: u64) -> Group {
         origin: Arc::clone(&origin),
         shape: Arc::clone(&shape),
         values: vec![Value::Text(format!("{n:0200x}{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).into())],
+        line: None,
         remarks: None,
     };
     Group { readings: (0..count).map(reading).collect(), ..Group::default() }

@@ -112,7 +112,7 @@ fn books() -> Books {
         dead_lettered: 1,
         shed: 4,
         ahead: vec![gap(999, 999)],
-        pins: VecDeque::from([Pin { last: Seq(995), gaps: vec![gap(990, 990)] }]),
+        pins: VecDeque::from([Pin { last: Seq(995), gaps: vec![gap(990, 990)], corrections: 0 }]),
         ..Ledger::new()
     };
     let removed = Ledger { cursor: Seq(11), delivered: 10, ..Ledger::new() };

@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::model::{AgentState, LedgerStatus, SinkStatus, SourceStatus, Status};
+use crate::reading::ClockState;
 use crate::store::report::{BUCKETS_S, State as StoreState};
 use crate::{forward, source};
 
@@ -64,6 +65,7 @@ impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out { encoder, format: self.format };
         agent(&self.status, &mut out)?;
+        clock(&self.status, &mut out)?;
         sources(&self.status, &mut out)?;
         streams(&self.status, &mut out)?;
         sinks(&self.status, &mut out)?;
@@ -178,6 +180,13 @@ fn sinks(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.counter("holdfast_sink_requests", "Requests sent", requests)?;
     let sent = present().map(|(sink, of, _)| ([("sink", sink)], of.sent_bytes));
     out.counter("holdfast_sink_sent_bytes", "Bytes of request bodies sent", sent)
+}
+
+fn clock(status: &Status, out: &mut Out<'_>) -> fmt::Result {
+    let is_synced = u64::from(status.clock.state == ClockState::Synced);
+    out.gauge("holdfast_clock_synced", "1 if the wall clock is synchronised", [([], is_synced)])?;
+    let help = "How far times of receipt are ahead of a wall clock that went back";
+    out.gauge("holdfast_clock_ahead_seconds", help, [([], status.clock.ahead_s)])
 }
 
 fn store(status: &Status, out: &mut Out<'_>) -> fmt::Result {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Inputs, SinkInput, SourceInput, WindowReport};
-use crate::reading::{AggregateValue, WindowRecord};
+use crate::clock::Trust;
+use crate::reading::{AggregateValue, ClockState, WindowRecord};
 use crate::store::ledger::{Books, DeadLetterBooks, Ledger, Presence, SinkBooks, SourceCounts};
 use crate::store::report::{Histogram, Recovering, State as StoreState};
 use crate::stream::{Epoch, Stream};
@@ -24,6 +25,8 @@ pub struct Status {
     pub version: String,
     /// The wall clock, RFC 3339.
     pub time: String,
+    /// Whether it can be trusted.
+    pub clock: ClockStatus,
     /// Since the process started.
     pub uptime_s: f64,
     /// The agent's state.
@@ -48,6 +51,17 @@ pub struct Status {
     pub dead_letters: DeadLettersStatus,
     /// The rooms of the program, by name, and whether they get anywhere.
     pub rooms: BTreeMap<String, RoomStatus>,
+}
+
+/// The wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// Whether it is synchronised; if not, readings are marked.
+    pub state: ClockState,
+    /// Who says so: `kernel` or `trusted`.
+    pub source: Trust,
+    /// How far the times of receipt are ahead of it, because it went back.
+    pub ahead_s: f64,
 }
 
 /// The agent's state.
@@ -286,6 +300,11 @@ impl Status {
             epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             time: inputs.clock.wall().to_string(),
+            clock: ClockStatus {
+                state: inputs.clock.state(),
+                source: inputs.clock.trust(),
+                ahead_s: rounded(inputs.clock.ahead().as_secs_f64()),
+            },
             uptime_s: rounded(now.saturating_duration_since(inputs.started).as_secs_f64()),
             state,
             summary: super::text::summary(state, access, &report, &sources, &sinks)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::model::{Access, AgentState, RoomStatus, SinkStatus, SourceStatus, Status};
+use crate::reading::ClockState;
 use crate::{forward, source, store};
 
 /// The agent's state in a sentence or two, and which sources are away.
@@ -120,6 +121,7 @@ fn write_all(status: &Status, out: &mut String) -> std::fmt::Result {
         seconds(status.uptime_s)
     )?;
     writeln!(out, "{}  {}\n", status.state.name().to_uppercase(), shown(&status.summary))?;
+    write_clock(status, out)?;
     write_store(status, out)?;
     write_sources(&status.sources, out)?;
     write_sinks(status, out)?;
@@ -136,6 +138,18 @@ fn write_all(status: &Status, out: &mut String) -> std::fmt::Result {
         write!(out, ", {} replayed", grouped(dead.replayed))?;
     }
     writeln!(out, "{}", if dead.kept > 0 { "; see: holdfast dead-letters list" } else { "" })
+}
+
+/// Nothing, as long as the clock is right.
+fn write_clock(status: &Status, out: &mut String) -> std::fmt::Result {
+    let clock = &status.clock;
+    if clock.state == ClockState::Unsynced {
+        writeln!(out, "CLOCK  not synchronised: readings are marked")?;
+    }
+    if clock.ahead_s > 1.0 {
+        writeln!(out, "CLOCK  went back: times of receipt are {} ahead of it", seconds(clock.ahead_s))?;
+    }
+    Ok(())
 }
 
 fn write_store(status: &Status, out: &mut String) -> std::fmt::Result {

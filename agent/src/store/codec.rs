@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::reading::{
-    AggregateValue, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value, WindowRecord,
+    AggregateValue, ClockLine, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value, WindowRecord,
 };
 
 /// Why a body cannot be read.
@@ -98,6 +98,53 @@ struct ReadingsBody<'a> {
     shapes: Vec<Vec<u32>>,
     #[serde(borrow)]
     records: Vec<ReadingRow<'a>>,
+    lines: Lines,
+}
+
+/// Which readings were stamped by which line. Neighbours have the same one, and mostly none.
+#[derive(Default, Serialize, Deserialize)]
+struct Lines {
+    lines: Vec<ClockLine>,
+    /// In order: how many readings, and the place of their line in `lines` plus one, zero for none. Empty if all have none.
+    runs: Vec<(u32, u32)>,
+}
+
+impl Lines {
+    fn of(readings: &[Reading]) -> Self {
+        let mut all = Self::default();
+        if readings.iter().all(|reading| reading.line.is_none()) {
+            return all;
+        }
+        let same = |a: &Reading, b: &Reading| a.line == b.line;
+        for run in readings.chunk_by(same) {
+            let place = run[0].line.as_ref().map_or(0, |line| {
+                let known = all.lines.iter().position(|known| *known == **line);
+                let place = known.unwrap_or_else(|| {
+                    all.lines.push((**line).clone());
+                    all.lines.len() - 1
+                });
+                small(place + 1)
+            });
+            all.runs.push((small(run.len()), place));
+        }
+        all
+    }
+
+    /// Gives each of `readings` its line.
+    fn give_to(self, readings: &mut [Reading]) -> Result<(), Error> {
+        let lines: Vec<Arc<ClockLine>> = self.lines.into_iter().map(Arc::new).collect();
+        let mut rest = readings;
+        for (count, place) in self.runs {
+            let count = usize::try_from(count).map_err(|_| Error::Dangling)?;
+            let (run, later) = rest.split_at_mut_checked(count).ok_or(Error::Dangling)?;
+            if let Some(place) = place.checked_sub(1) {
+                let line = at(&lines, place)?;
+                run.iter_mut().for_each(|reading| reading.line = Some(Arc::clone(line)));
+            }
+            rest = later;
+        }
+        Ok(())
+    }
 }
 
 /// Appends the body of a chunk of `readings` to `out`.
@@ -137,7 +184,8 @@ pub(super) fn encode_readings(readings: &[Reading], out: &mut Vec<u8>) {
         });
         before = reading.received.0;
     }
-    write(&ReadingsBody { strings: dictionary.strings, origins, shapes, records }, out);
+    let lines = Lines::of(readings);
+    write(&ReadingsBody { strings: dictionary.strings, origins, shapes, records, lines }, out);
 }
 
 /// Reads what [`encode_readings`] wrote.
@@ -168,7 +216,8 @@ pub(super) fn decode_readings(body: &[u8]) -> Result<Vec<Reading>, Error> {
         .collect::<Result<_, Error>>()?;
 
     let mut before: i64 = 0;
-    body.records
+    let mut readings: Vec<Reading> = body
+        .records
         .into_iter()
         .map(|row| {
             let received = before.wrapping_add(row.received);
@@ -180,13 +229,16 @@ pub(super) fn decode_readings(body: &[u8]) -> Result<Vec<Reading>, Error> {
             Ok(Reading {
                 time: Timestamp(received.wrapping_add(row.time)),
                 received: Timestamp(received),
+                line: None,
                 origin: Arc::clone(at(&origins, row.origin)?),
                 shape,
                 values: row.values.into_iter().map(Value::from).collect(),
                 remarks: row.remarks.map(|remarks| Box::new(remarks.0)),
             })
         })
-        .collect()
+        .collect::<Result<_, Error>>()?;
+    body.lines.give_to(&mut readings)?;
+    Ok(readings)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -279,7 +331,11 @@ fn at<T>(rows: &[T], index: u32) -> Result<&T, Error> {
 }
 
 fn index_of_last<T>(rows: &[T]) -> u32 {
-    u32::try_from(rows.len() - 1).expect("a chunk is far smaller than 2^32 names")
+    small(rows.len() - 1)
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).expect("a chunk is far smaller than 2^32 names")
 }
 
 fn read_tags(rows: &[(u32, u32)], strings: &[&str]) -> Result<Tags, Error> {
@@ -318,6 +374,7 @@ pub(crate) mod tests {
     use proptest::{collection, option};
 
     use super::*;
+    use crate::reading::Pace;
 
     fn values() -> impl Strategy<Value = Value> {
         prop_oneof![
@@ -337,10 +394,16 @@ pub(crate) mod tests {
                 Box::new(Remarks { original_time: time.map(Timestamp), ..Remarks::default() })
             }));
         let fields = collection::vec((".{1,6}", values()), 1..5);
-        let reading = (any::<i64>(), any::<i64>(), origin, fields, remarks).prop_map(
-            |(time, received, (source, device, tags), fields, remarks)| Reading {
+        let line = option::of((0..3_u128, any::<i64>(), any::<bool>()).prop_map(|(boot, stamp, is_full)| {
+            let pace = if is_full { Pace::Full } else { Pace::Half };
+            let boot = uuid::Uuid::from_u128(boot);
+            Arc::new(ClockLine { boot, stamp: Timestamp(stamp), uptime_micros: 7, pace })
+        }));
+        let reading = (any::<i64>(), any::<i64>(), line, origin, fields, remarks).prop_map(
+            |(time, received, line, (source, device, tags), fields, remarks)| Reading {
                 time: Timestamp(time),
                 received: Timestamp(received),
+                line,
                 origin: Arc::new(Origin {
                     source: source.into(),
                     device: device.into(),

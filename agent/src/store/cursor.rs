@@ -10,13 +10,18 @@ impl Ledger {
     /// Fixes the boundaries of batches that end at each of `lasts` (ascending). The first begins at the first number not pinned
     /// yet. Numbers already pinned are left as they are.
     pub fn pin(&mut self, lasts: &[Seq]) {
+        self.pin_with(lasts, 0);
+    }
+
+    /// As [`Self::pin`]; the times in these batches are corrected by so many of the [`super::boots::Boots`], now and at every retry.
+    pub fn pin_with(&mut self, lasts: &[Seq], corrections: u32) {
         for &last in lasts {
             if last < self.unpinned() {
                 continue;
             }
             let (within, beyond) = split_gaps(std::mem::take(&mut self.ahead), last);
             self.ahead = beyond;
-            self.pins.push_back(Pin { last, gaps: within });
+            self.pins.push_back(Pin { last, gaps: within, corrections });
         }
     }
 
@@ -65,7 +70,8 @@ impl Ledger {
         let pin = self.pins.front_mut().expect("there is a first pin");
         let (first, second) = split_gaps(std::mem::take(&mut pin.gaps), middle);
         pin.gaps = second;
-        self.pins.push_front(Pin { last: middle, gaps: first });
+        let corrections = pin.corrections;
+        self.pins.push_front(Pin { last: middle, gaps: first, corrections });
     }
 
     /// The record `seq`, which is the only one of the first pinned batch, was refused for good: it is a dead letter and
@@ -287,11 +293,11 @@ mod tests {
     fn each_half_of_a_batch_has_a_record_whatever_its_gaps() {
         let gap = |first, last| Gap { range: range(first, last), reason: GapReason::DeadLetter };
         let mut ledger = Ledger::new();
-        ledger.pins.push_back(Pin { last: Seq(9), gaps: vec![gap(1, 6), gap(8, 8)] });
+        ledger.pins.push_back(Pin { last: Seq(9), gaps: vec![gap(1, 6), gap(8, 8)], corrections: 2 });
         ledger.split_first_pin();
         assert_eq!(ledger.first_pin().unwrap().0, range(1, 7));
         assert_eq!(ledger.pins[0].gaps, [gap(1, 6)]);
-        assert_eq!(ledger.pins[1], Pin { last: Seq(9), gaps: vec![gap(8, 8)] });
+        assert_eq!(ledger.pins[1], Pin { last: Seq(9), gaps: vec![gap(8, 8)], corrections: 2 });
         // One record alone is not halved any more.
         ledger.split_first_pin();
         assert_eq!((ledger.pins.len(), ledger.first_pin().unwrap().0), (2, range(1, 7)));

@@ -87,6 +87,7 @@ impl Draft {
             self.books.sources.entry(source.clone()).or_default().add(counts);
         }
         self.recent.extend_from_slice(&group.recent);
+        self.books.boots.await_for(&group.readings);
         for letter in &group.rejected {
             self.add_letter(letter, None);
         }
@@ -240,9 +241,9 @@ impl Draft {
         let ledger = sink.streams.entry(change.stream).or_default();
         match &change.event {
             LedgerEvent::Advance(next) => ledger.advance(*next, head),
-            LedgerEvent::Pin(lasts) => {
+            LedgerEvent::Pin(lasts, corrections) => {
                 let lasts: Vec<Seq> = lasts.iter().copied().filter(|last| *last < head).collect();
-                ledger.pin(&lasts);
+                ledger.pin_with(&lasts, *corrections);
             }
             LedgerEvent::Split => ledger.split_first_pin(),
             LedgerEvent::DeadLetter(seq, letter) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use super::boots::Boot;
 use super::compaction::{self, Occasion};
 use super::file::{self, Error, File, Medium, STATE};
 use super::ledger::{Books, Identity};
@@ -19,6 +20,7 @@ use super::writer::{Ends, Writer};
 use super::{WindowsSnapshot, WindowsUpdate, checkpoint};
 use crate::causes::chain;
 use crate::clock::Clock;
+use crate::reading::Timestamp;
 use crate::stream::{Epoch, Seq, Stream};
 
 /// Requests that may wait. Each asker waits for his answer, so there are never many.
@@ -42,6 +44,7 @@ pub(super) enum Request {
     Sinks(Vec<SinkSpec>, oneshot::Sender<()>),
     Epoch(Epoch, oneshot::Sender<()>),
     Letters(LettersChange, oneshot::Sender<LettersDone>),
+    Boot(Boot, oneshot::Sender<()>),
 }
 
 /// A handle to the store. Cheap to clone; the writer ends when the last one is gone.
@@ -54,6 +57,7 @@ pub struct Store {
     report: watch::Receiver<Report>,
     wants_checkpoint: watch::Receiver<bool>,
     head: watch::Receiver<Seq>,
+    newest_received: Option<Timestamp>,
 }
 
 /// Where the store publishes what others read; made before the store, so that its opening can be watched.
@@ -164,6 +168,7 @@ impl Store {
             report: report.subscribe(),
             wants_checkpoint: checkpoint_wanted,
             head: head_seen,
+            newest_received: state.newest_received,
         };
         let ends = Ends { requests: waiting, reader, identity, books, report, wants_checkpoint, head };
         let writer = Writer::new(state, ends, clock);
@@ -218,6 +223,12 @@ impl Store {
     #[must_use]
     pub fn head(&self) -> watch::Receiver<Seq> {
         self.head.clone()
+    }
+
+    /// When the newest reading held was received, as of opening.
+    #[must_use]
+    pub fn newest_received(&self) -> Option<Timestamp> {
+        self.newest_received
     }
 
     /// For reading records back.
@@ -283,6 +294,14 @@ impl Store {
         let (done, durable) = oneshot::channel();
         self.requests.send(Request::Letters(change, done)).await.map_err(|_| Closed)?;
         durable.await.map_err(|_| Closed)
+    }
+
+    /// Keeps when the machine was started: batches fixed from now on are corrected by it. Durable when this returns.
+    ///
+    /// # Errors
+    /// If the store has closed.
+    pub async fn learn_boot(&self, boot: Boot) -> Result<(), Closed> {
+        self.ask(|done| Request::Boot(boot, done)).await
     }
 
     /// Keeps `value` under `key`; durable when this returns.

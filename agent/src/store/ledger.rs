@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::boots::Boots;
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// Everything the store knows about its own contents but the contents. Small: it rides in every commit.
@@ -36,6 +37,8 @@ pub struct Books {
     pub checkpoint: CheckpointBooks,
     /// What the dead letters hold.
     pub dead_letters: DeadLetterBooks,
+    /// When the machine was started, as far as readings need it.
+    pub boots: Boots,
 }
 
 /// The epoch before, and where this one goes on: the number that its first record had in the one before.
@@ -130,6 +133,8 @@ pub struct Pin {
     pub last: Seq,
     /// The numbers in it that are not records.
     pub gaps: Vec<Gap>,
+    /// The times of readings are corrected by so many of the [`Boots`]: by those known when it was fixed.
+    pub corrections: u32,
 }
 
 /// How far the windows' durable checkpoint has come. Nothing from here on is trimmed or shed.
@@ -189,6 +194,7 @@ impl Default for Books {
             sinks: BTreeMap::new(),
             checkpoint: CheckpointBooks { position: Seq::FIRST, windows_next: Seq::FIRST },
             dead_letters: DeadLetterBooks::default(),
+            boots: Boots::default(),
         }
     }
 }

@@ -61,6 +61,12 @@ pub(super) struct State {
     last_row_bytes: u64,
     /// Whether the last commit left the store over its limit.
     is_over: bool,
+    /// When the newest reading was received, as of loading.
+    pub(super) newest_received: Option<Timestamp>,
+    /// The time that ages are reckoned by; `None`: that of the commit.
+    pub(super) ages_by: Option<Timestamp>,
+    /// The next commit looks for what can go.
+    pub(super) trims_next: bool,
 }
 
 /// Whether anybody computes windows.
@@ -92,7 +98,7 @@ struct RecentSaved {
 impl State {
     /// Reads the state that the last commit left.
     pub(super) fn load(file: &File, settings: Settings, windows: WindowsPresence) -> Result<Self, Error> {
-        let (note, carried, recent, recent_saved, last_row_bytes) = file.read(|transaction| {
+        let (note, carried, recent, recent_saved, last_row_bytes, newest_received) = file.read(|transaction| {
             let readings = transaction.open_table(READINGS)?;
             let state = transaction.open_table(STATE)?;
             let saved = state.get(RECENT_ROW)?;
@@ -105,6 +111,7 @@ impl State {
             let mut notes: Vec<Note> = Vec::new();
             let mut last_is_empty = false;
             let mut last_row_bytes = 0;
+            let mut newest_received = None;
             for row in readings.iter()?.rev() {
                 let (key, value) = row?;
                 let seq = Seq(key.value());
@@ -119,6 +126,7 @@ impl State {
                 };
                 if chunk.header.count > 0 && last_row_bytes == 0 {
                     last_row_bytes = retention::disk_bytes(value.value().len());
+                    newest_received = Some(chunk.header.newest_received);
                 }
                 if chunk.note.is_empty() {
                     continue;
@@ -140,7 +148,8 @@ impl State {
             }
             let messages_since = notes.iter().map(|note| messages(&note.recent)).sum();
             let saved = RecentSaved { commit: saved_commit, position, bytes_since: 0, messages_since };
-            Ok((notes.into_iter().next(), carried.unwrap_or_default(), recent, saved, last_row_bytes))
+            let (note, carried) = (notes.into_iter().next(), carried.unwrap_or_default());
+            Ok((note, carried, recent, saved, last_row_bytes, newest_received))
         })?;
         let books = note.map(|note| note.books).unwrap_or_default();
         if windows == WindowsPresence::None {
@@ -150,6 +159,9 @@ impl State {
             trimmed_at_commit: books.commit,
             last_row_bytes,
             is_over: false,
+            newest_received,
+            ages_by: None,
+            trims_next: false,
             books,
             recent,
             sinks: Vec::new(),
@@ -175,6 +187,10 @@ impl State {
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
             draft.books.configure_sinks(sinks);
+        }
+        // First, so that what is pinned in this commit is corrected by it.
+        if let Some(boot) = work.boot {
+            draft.books.learn_boot(boot);
         }
         let mut bytes_per_reading = self.bytes_per_reading;
         if let Some(group) = &work.group {
@@ -239,8 +255,9 @@ impl State {
                     RecentCopy::Saved => recent_position,
                     RecentCopy::AsBefore => self.recent_saved.position,
                 },
-                wall,
-                trim_now: draft.books.commit >= self.trimmed_at_commit + retention::TRIM_EVERY_COMMITS,
+                wall: self.ages_by.unwrap_or(wall),
+                trim_now: self.trims_next
+                    || draft.books.commit >= self.trimmed_at_commit + retention::TRIM_EVERY_COMMITS,
             };
             let pressure = retention::enforce(transaction, &mut draft.books, &limits)?;
             draft.books.forget_missed();
@@ -293,6 +310,7 @@ impl State {
         self.last_row_bytes = last_row_bytes.unwrap_or(self.last_row_bytes);
         if pressure.trimmed {
             self.trimmed_at_commit = self.books.commit;
+            self.trims_next = false;
         }
     }
 
@@ -303,8 +321,9 @@ impl State {
         let carried =
             messages(&self.carried) + work.group.as_ref().map_or(0, |group| messages(&group.recent));
         let is_old = self.books.commit >= saved.commit + RECENT_EVERY_COMMITS;
-        // Over the limit all the same: what could go may be needed for its notes alone.
-        let is_over = self.is_over && saved.position < self.books.stream(Stream::Readings).next;
+        // Over a limit all the same: what could go may be needed for its notes alone.
+        let is_over =
+            (self.is_over || self.trims_next) && saved.position < self.books.stream(Stream::Readings).next;
         is_over
             || (is_old && saved.messages_since >= self.recent.messages())
             || saved.bytes_since + readings_bytes > max_bytes

@@ -4,6 +4,8 @@
 //! read back. Promised: what is reported durable survives any crash; one transaction holds all that was waiting; the
 //! books change in the transaction that makes them true. Table names stay in here.
 
+mod ageing;
+pub mod boots;
 mod checkpoint;
 mod chunk;
 mod codec;

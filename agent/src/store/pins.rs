@@ -45,6 +45,7 @@ impl NextBatches {
         now: Instant,
     ) -> Self {
         let mut all = HashMap::new();
+        let corrections = books.boots.known();
         for stream in Stream::ALL {
             let (from, to) = (before.stream(stream).next, books.stream(stream).next);
             let (bytes, since, pace) = appended(stream, work, now);
@@ -63,7 +64,7 @@ impl NextBatches {
                 waiting.bytes += bytes;
                 let is_next = ledger.unpinned() == waiting.first && ledger.pins.is_empty();
                 if is_next && waiting.is_ready(&sink.batch, now, pace) {
-                    ledger.pin(&[Seq(waiting.end.0 - 1)]);
+                    ledger.pin_with(&[Seq(waiting.end.0 - 1)], corrections);
                 } else if waiting.end > waiting.first {
                     all.insert(key, waiting);
                 }

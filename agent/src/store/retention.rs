@@ -5,10 +5,12 @@
 //! results, then alerts. A stream may have limits of its own; what goes by them goes first. Never touched: what a pinned batch needs, what the windows' durable checkpoint has not passed,
 //! and the last chunk of the readings, which carries the state of the store.
 
+use std::time::Duration;
+
 use redb::{ReadableTable, WriteTransaction};
 
 use super::chunk;
-use super::file::{self, Error};
+use super::file::{self, Error, File};
 use super::ledger::Books;
 use super::settings::{Settings, WhenFull};
 use super::work::{Required, SinkSpec};
@@ -28,6 +30,7 @@ pub(super) struct Limits<'a> {
     pub(super) sinks: &'a [SinkSpec],
     /// Readings before this are not needed to recognise redeliveries.
     pub(super) recent_position: Seq,
+    /// The time that ages are reckoned by.
     pub(super) wall: Timestamp,
     /// Bytes on disk of the last row of the readings, which stays whatever the limits say. A store that holds no more than
     /// this is not over its limit: nothing could ever bring it below.
@@ -177,6 +180,26 @@ impl Limit {
     }
 }
 
+/// Whether the oldest row of some stream is too old. It need not be one that may go.
+pub(super) fn has_aged(file: &File, books: &Books, max_age: Duration, now: Timestamp) -> Result<bool, Error> {
+    file.read(|transaction| {
+        for stream in Stream::ALL {
+            let table = transaction.open_table(file::table(stream))?;
+            let oldest = found(&table, books.stream(stream).oldest)?;
+            if oldest.is_some_and(|oldest| is_too_old(oldest.newest_received, max_age, now)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
+fn is_too_old(newest: Timestamp, max_age: Duration, now: Timestamp) -> bool {
+    let max_age = i64::try_from(max_age.as_micros()).unwrap_or(i64::MAX);
+    // What was received before the clock was set is of unknown age; a step from 1970 to today must shed nothing.
+    Clock::is_plausible(newest) && now.micros_since(newest) > max_age
+}
+
 /// One pass over the rows of a stream.
 struct Sweep<'a> {
     stream: Stream,
@@ -198,10 +221,7 @@ impl Sweep<'_> {
     }
 
     fn is_too_old(&self, newest: Timestamp) -> bool {
-        let max_age =
-            i64::try_from(self.limits.settings.max_age_of(self.stream).as_micros()).unwrap_or(i64::MAX);
-        // What was received before the clock was set is of unknown age; a step from 1970 to today must shed nothing.
-        Clock::is_plausible(newest) && self.limits.wall.micros_since(newest) > max_age
+        is_too_old(newest, self.limits.settings.max_age_of(self.stream), self.limits.wall)
     }
 
     /// Removes rows that every sink has.

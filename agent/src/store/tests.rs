@@ -1,5 +1,6 @@
 //! The store as rooms use it: groups in, sinks' answers, crashes between.
 
+mod ages;
 mod disk;
 mod faults;
 mod letters;
@@ -62,6 +63,7 @@ fn readings(from: u64, count: u64) -> Group {
         origin: Arc::clone(&origin),
         shape: Arc::clone(&shape),
         values: vec![Value::Uint(n)],
+        line: None,
         remarks: None,
     };
     let messages = (from..from + count).map(|n| (u16::try_from(n % 65_535 + 1).unwrap(), n.to_le_bytes()));

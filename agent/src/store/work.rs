@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::boots::Boot;
 use super::ledger::{Identity, SourceCounts};
 use super::letters::LettersChange;
 use super::recent::Change;
@@ -73,8 +74,8 @@ pub struct LedgerChange {
 pub enum LedgerEvent {
     /// It has everything before this number.
     Advance(Seq),
-    /// Batches shall end at these numbers.
-    Pin(Vec<Seq>),
+    /// Batches shall end at these numbers; times are corrected by so many of the boots.
+    Pin(Vec<Seq>, u32),
     /// The first pinned batch was refused as a whole.
     Split,
     /// The only record of the first pinned batch was refused for good.
@@ -131,6 +132,8 @@ pub(super) struct Work {
     pub(super) sinks: Option<Vec<SinkSpec>>,
     /// What people want of the dead letters.
     pub(super) letters: Option<LettersChange>,
+    /// When the machine was started.
+    pub(super) boot: Option<Boot>,
     /// A new epoch, and whose the store is from then on.
     pub(super) epoch: Option<(Epoch, Identity)>,
 }
@@ -143,6 +146,7 @@ impl Work {
             && self.remember.is_empty()
             && self.sinks.is_none()
             && self.letters.is_none()
+            && self.boot.is_none()
             && self.epoch.is_none()
     }
 }

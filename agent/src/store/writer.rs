@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
+use super::ageing::Ageing;
 use super::compaction::{self, Occasion};
 use super::file::Error;
 use super::handle::Request;
@@ -26,14 +27,15 @@ use super::letters::{LettersChange, LettersDone};
 use super::log::State;
 use super::reader::{Piece, Reader};
 use super::report::{self, Report};
-use super::retention::Pressure;
-use super::settings::WhenFull;
+use super::retention::{self, Pressure};
+use super::settings::{Settings, WhenFull};
 use super::work::{Group, Work};
 use crate::backoff::{self, Backoff};
 use crate::blocking::{blocking, blocking_for_long};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::pulse;
+use crate::reading::Timestamp;
 use crate::stream::{Epoch, Seq, Stream};
 
 /// How long a moved cursor waits for a commit to ride in. Until then a crash means a batch sent again, which the
@@ -42,6 +44,9 @@ const CURSOR_DELAY: Duration = Duration::from_secs(2);
 /// Pauses between attempts to open the file again after the disk failed.
 const REOPEN: backoff::Settings =
     backoff::Settings { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
+/// Records that are too old and could not go are tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+
 /// The task that commits.
 pub struct Writer {
     ends: Ends,
@@ -60,6 +65,9 @@ pub struct Writer {
     due: Option<Instant>,
     /// What the file took on the disk after it was compacted last.
     compacted_bytes: u64,
+    ageing: Ageing,
+    /// When to look for records that are too old, whether or not anything is committed.
+    look_at: Instant,
 }
 
 /// What the writer shares with the handles.
@@ -75,7 +83,10 @@ pub(super) struct Ends {
 
 impl Writer {
     pub(super) fn new(state: State, ends: Ends, clock: Clock) -> Self {
+        let now = clock.monotonic();
         Self {
+            ageing: Ageing::new(state.newest_received, now, clock.wall()),
+            look_at: now + look_every(&state.settings),
             ends,
             state: Some(Box::new(state)),
             clock,
@@ -92,10 +103,16 @@ impl Writer {
 
     /// Runs until every handle is gone and what was asked is durable.
     pub async fn run(mut self) {
-        while let Event::Due = pulse::waiting(self.next()).await {
-            self.commit().await;
-            if self.pressure.trimmed {
-                self.compact_if_it_pays().await;
+        loop {
+            match pulse::waiting(self.next()).await {
+                Event::Due => {
+                    self.commit().await;
+                    if self.pressure.trimmed {
+                        self.compact_if_it_pays().await;
+                    }
+                }
+                Event::Look => self.look_for_aged().await,
+                Event::Closed => break,
             }
         }
         if !self.work.is_empty() {
@@ -111,16 +128,14 @@ impl Writer {
                 self.take_waiting();
                 return Event::Due;
             }
-            let received = match self.due {
-                Some(due) => match timeout_at(due, self.ends.requests.recv()).await {
-                    Ok(received) => received,
-                    Err(_) => continue,
-                },
-                None => self.ends.requests.recv().await,
-            };
-            match received {
-                Some(request) => self.take(request),
-                None => return Event::Closed,
+            if self.look_at <= now {
+                return Event::Look;
+            }
+            let wake_at = self.due.map_or(self.look_at, |due| due.min(self.look_at));
+            match timeout_at(wake_at, self.ends.requests.recv()).await {
+                Ok(Some(request)) => self.take(request),
+                Ok(None) => return Event::Closed,
+                Err(_) => {}
             }
         }
     }
@@ -172,6 +187,10 @@ impl Writer {
                 self.work.sinks = Some(sinks);
                 (now, Some(done))
             }
+            Request::Boot(boot, done) => {
+                self.work.boot = Some(boot);
+                (now, Some(done))
+            }
             Request::Epoch(current, done) => {
                 if self.ends.books.borrow().epoch == current {
                     let epoch = Epoch(uuid::Uuid::new_v4());
@@ -202,13 +221,46 @@ impl Writer {
         self.pressure.far_over || (self.pressure.over && is_blocking)
     }
 
+    /// Commits if records are too old, so that they go also where nothing else is committed.
+    async fn look_for_aged(&mut self) {
+        let ages_by = self.ages_by();
+        let Some(state) = &mut self.state else { return };
+        let pause = look_every(&state.settings);
+        let (file, books) = (Arc::clone(&self.ends.reader.file), state.books.clone());
+        let max_age = state.settings.max_age;
+        let found = blocking(move || retention::has_aged(&file, &books, max_age, ages_by)).await;
+        // A disk that cannot be read shows itself at the next commit.
+        let has_aged = found.unwrap_or(false);
+        if has_aged {
+            state.trims_next = true;
+            self.commit().await;
+        }
+        let gave_nothing = has_aged && self.pressure.shed == 0;
+        // What is too old and may not go (a pinned batch, say) is not worth a commit a minute.
+        let pause = if gave_nothing { LOOK_AGAIN.max(pause) } else { pause };
+        self.look_at = self.clock.monotonic() + pause;
+        if !has_aged && self.ends.report.borrow().state == report::State::Shedding {
+            let is_over =
+                self.pressure.over || self.state.as_ref().is_some_and(|state| self.still_sheds(state));
+            if !is_over {
+                self.tell(report::State::Ok, Pressure::default());
+            }
+        }
+    }
+
+    fn ages_by(&mut self) -> Timestamp {
+        self.ageing.look(self.clock.monotonic(), self.clock.wall(), self.clock.state())
+    }
+
     /// Commits `work`, however long it takes the disk to recover.
     async fn commit(&mut self) {
         self.due = None;
         let mut backoff = Backoff::new(REOPEN);
         let mut work = std::mem::take(&mut self.work);
+        let ages_by = self.ages_by();
         let mut state = self.state.take().expect("the state is away only within this function");
         let letters_before = state.books.dead_letters;
+        state.ages_by = Some(ages_by);
         let before = [Stream::Readings, Stream::Windows].map(|stream| state.books.stream(stream).next);
         let pressure = loop {
             let (file, now, wall) =
@@ -407,8 +459,14 @@ impl Writer {
     }
 }
 
+/// How often to look for records that are too old.
+fn look_every(settings: &Settings) -> Duration {
+    (settings.max_age / 8).clamp(Duration::from_secs(1), Duration::from_secs(60))
+}
+
 enum Event {
     Due,
+    Look,
     Closed,
 }
 

@@ -123,6 +123,7 @@ fn reading(device: &str, seconds: i64, value: f64) -> Reading {
         origin: Arc::new(Origin { source: "plant".into(), device: device.into(), tags: Vec::new() }),
         shape: Arc::new(Shape { names: vec!["t".into()] }),
         values: vec![Value::Float(value)],
+        line: None,
         remarks: None,
     }
 }

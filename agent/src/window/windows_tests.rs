@@ -34,6 +34,7 @@ fn reading(device: &str, seconds: i64, fields: &[(&str, Value)]) -> Reading {
         origin: Arc::new(Origin { source: "plant".into(), device: device.into(), tags: Vec::new() }),
         shape: Arc::new(Shape { names: fields.iter().map(|(name, _)| (*name).into()).collect() }),
         values: fields.iter().map(|(_, value)| value.clone()).collect(),
+        line: None,
         remarks: None,
     }
 }

@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::rejection::Rejection;
 use super::route::{Held, Sender, Taken, named_in_payload};
 use super::value;
-use crate::reading::{ClockState, Origin, Reading, Remarks, Shape, Timestamp};
+use crate::reading::{ClockLine, Origin, Reading, Remarks, Shape, Timestamp};
 
 /// Room for so many values more than there are is not worth a reallocation.
 const SPARE_VALUES: usize = 8;
@@ -22,7 +22,7 @@ pub(super) struct Assembly<'a> {
     pub(super) plan: &'a Plan,
     pub(super) zone: &'a TimeZone,
     pub(super) received: Timestamp,
-    pub(super) clock: ClockState,
+    pub(super) line: Option<&'a Arc<ClockLine>>,
     pub(super) taken: &'a mut Taken,
     pub(super) shapes: &'a mut Shapes,
     pub(super) held: &'a mut Held,
@@ -66,7 +66,15 @@ impl Assembly<'_> {
         if values.capacity() > 2 * values.len() + SPARE_VALUES {
             values.shrink_to_fit();
         }
-        Ok(Reading { time, received: self.received, origin, shape, values, remarks })
+        Ok(Reading {
+            time,
+            received: self.received,
+            line: self.line.cloned(),
+            origin,
+            shape,
+            values,
+            remarks,
+        })
     }
 
     /// The reading of the bare value `text`, or `None` if it is none.
@@ -104,13 +112,13 @@ impl Assembly<'_> {
     /// A device that is far ahead of our clock is wrong if our clock is right. If ours was never set, who knows: the
     /// device's word stands, and the record says so.
     fn time(&self, said: Option<Timestamp>) -> (Timestamp, Option<Box<Remarks>>) {
-        let ahead = said.filter(|time| time.micros_since(self.received) > self.plan.max_future_micros);
-        let remarks = match (self.clock, ahead) {
-            (ClockState::Synced, None) => return (said.unwrap_or(self.received), None),
-            (ClockState::Synced, Some(_)) => Remarks { original_time: ahead, ..Remarks::default() },
-            (ClockState::Unsynced, _) => Remarks { clock: ClockState::Unsynced, ..Remarks::default() },
-        };
-        let time = if remarks.original_time.is_some() { None } else { said };
-        (time.unwrap_or(self.received), Some(Box::new(remarks)))
+        let is_ahead = |time: Timestamp| time.micros_since(self.received) > self.plan.max_future_micros;
+        match said {
+            Some(time) if self.line.is_none() && is_ahead(time) => {
+                let remarks = Remarks { original_time: said, ..Remarks::default() };
+                (self.received, Some(Box::new(remarks)))
+            }
+            said => (said.unwrap_or(self.received), None),
+        }
     }
 }

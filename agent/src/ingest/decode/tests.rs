@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ingest::settings::{Pointer, Timezone};
 use crate::ingest::topic::Template;
-use crate::reading::Value;
+use crate::reading::{Pace, Value};
 
 /// 2026-11-20T04:15:13Z.
 const RECEIVED: Timestamp = Timestamp(1_795_148_113_000_000);
@@ -52,7 +52,7 @@ fn decoder(subscriptions: impl Into<Arc<[Subscription]>>) -> Decoder {
 }
 
 fn decode(subscription: Subscription, topic: &str, payload: &[u8]) -> Decoded {
-    decoder([subscription]).decode(topic, payload, RECEIVED, ClockState::Synced)
+    decoder([subscription]).decode(topic, payload, RECEIVED, None)
 }
 
 /// What becomes of `payload` on `sensors/x`, in short.
@@ -359,34 +359,40 @@ fn a_configured_time_that_is_missing_or_none_rejects_the_message() {
 
 #[test]
 fn a_time_far_ahead_of_a_synchronised_clock_is_replaced() {
-    let decoded = |time: i64, clock| {
+    let decoded = |time: i64, line: Option<&Arc<ClockLine>>| {
         let mut decoder = decoder([with_time("/t")]);
         let payload = format!("{{\"t\":{time},\"a\":1}}");
-        match decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, clock) {
+        match decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, line) {
             Decoded::Reading(reading) => {
                 let remarks = reading.remarks.as_deref().cloned();
-                (reading.time, remarks.map(|remarks| (remarks.original_time, remarks.clock)))
+                (reading.time, remarks.and_then(|remarks| remarks.original_time), reading.line)
             }
             other => panic!("{other:?}"),
         }
     };
     let limit = RECEIVED.0 + 300_000_000;
-    let (synced, unsynced) = (ClockState::Synced, ClockState::Unsynced);
-    assert_eq!(decoded(limit, synced), (Timestamp(limit), None));
-    assert_eq!(decoded(limit + 1, synced), (RECEIVED, Some((Some(Timestamp(limit + 1)), synced))));
-    assert_eq!(decoded(0, synced), (Timestamp(0), None));
-    assert_eq!(decoded(limit + 1, unsynced), (Timestamp(limit + 1), Some((None, unsynced))));
-    assert_eq!(decoded(0, unsynced), (Timestamp(0), Some((None, unsynced))));
+    assert_eq!(decoded(limit, None), (Timestamp(limit), None, None));
+    assert_eq!(decoded(limit + 1, None), (RECEIVED, Some(Timestamp(limit + 1)), None));
+    assert_eq!(decoded(0, None), (Timestamp(0), None, None));
+    let unsynced = line();
+    assert_eq!(decoded(limit + 1, Some(&unsynced)), (Timestamp(limit + 1), None, Some(unsynced.clone())));
+    assert_eq!(decoded(0, Some(&unsynced)), (Timestamp(0), None, Some(unsynced)));
+}
+
+fn line() -> Arc<ClockLine> {
+    let (boot, pace) = (uuid::Uuid::from_u128(1), Pace::Full);
+    Arc::new(ClockLine { boot, stamp: RECEIVED, uptime_micros: 5_000_000, pace })
 }
 
 #[test]
 fn without_a_clock_every_record_says_so() {
+    let line = line();
     let mut decoder = decoder([value("sensors/+")]);
-    let Decoded::Reading(reading) = decoder.decode("sensors/x", b"5", RECEIVED, ClockState::Unsynced) else {
+    let Decoded::Reading(reading) = decoder.decode("sensors/x", b"5", RECEIVED, Some(&line)) else {
         panic!("a reading");
     };
     assert_eq!((reading.time, reading.received), (RECEIVED, RECEIVED));
-    assert_eq!(reading.remarks.map(|remarks| remarks.clock), Some(ClockState::Unsynced));
+    assert_eq!((reading.line, reading.remarks), (Some(line), None));
 }
 
 #[test]
@@ -470,8 +476,8 @@ fn the_first_subscription_that_matches_takes_the_topic() {
     assert_eq!(decoder.route("c"), None);
     assert_eq!(decoder.route("a/1"), Some(&first));
     // Decoding does not depend on what was routed last.
-    let decoded = decoder.decode("b/7/x", b"{\"a\":1}", RECEIVED, ClockState::Synced);
+    let decoded = decoder.decode("b/7/x", b"{\"a\":1}", RECEIVED, None);
     assert_eq!(short(&decoded), "7 a=1");
-    let unrouted = decoder.decode("c", b"1", RECEIVED, ClockState::Synced);
+    let unrouted = decoder.decode("c", b"1", RECEIVED, None);
     assert_eq!(unrouted, Decoded::Rejected(Rejection::NoSubscription));
 }

@@ -160,7 +160,7 @@ async fn workload(running: &Running, acknowledged: &mut u64) -> Result<(), Close
             }
             2 => store.change(change(running, LedgerEvent::Split)).await?,
             3 => store.remember("filters", vec![1, 2, 3]).await?,
-            _ => store.change(change(running, LedgerEvent::Pin(vec![Seq(n * 3 + 3)]))).await?,
+            _ => store.change(change(running, LedgerEvent::Pin(vec![Seq(n * 3 + 3)], 0))).await?,
         }
     }
     Ok(())

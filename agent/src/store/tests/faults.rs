@@ -320,7 +320,7 @@ proptest::proptest! {
                 Step::Pin(s, lengths) => {
                     let mut last = ledger(s).unpinned().0 - 1;
                     let lasts = lengths.iter().map(|length| { last += length; Seq(last) }).collect();
-                    work.ledger.push(change(s, LedgerEvent::Pin(lasts)));
+                    work.ledger.push(change(s, LedgerEvent::Pin(lasts, 0)));
                 }
                 Step::Advance(s, further) => {
                     let next = ledger(s).cursor.plus(further);

@@ -99,7 +99,7 @@ proptest! {
         // Twice: the second time its names are known.
         let mut decoder = decoder([json()]);
         for _ in 0..2 {
-            match decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced) {
+            match decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None) {
                 Decoded::Reading(reading) => {
                     let names = reading.shape.names.iter().map(ToString::to_string);
                     let found: Vec<_> = names.zip(reading.values).collect();

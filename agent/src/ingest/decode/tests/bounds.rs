@@ -67,9 +67,8 @@ fn reading(decoded: Decoded) -> Reading {
 #[test]
 fn origin_and_names_are_shared_between_readings() {
     let mut decoder = decoder([subscription("sensors/{device}")]);
-    let mut on = |topic: &str, payload: &str| {
-        reading(decoder.decode(topic, payload.as_bytes(), RECEIVED, ClockState::Synced))
-    };
+    let mut on =
+        |topic: &str, payload: &str| reading(decoder.decode(topic, payload.as_bytes(), RECEIVED, None));
     let first = on("sensors/1", r#"{"a":1,"b":2}"#);
     let again = on("sensors/1", r#"{"a":3,"b":4.5}"#);
     assert!(Arc::ptr_eq(&first.origin, &again.origin) && Arc::ptr_eq(&first.shape, &again.shape));
@@ -87,7 +86,7 @@ fn a_short_reading_after_a_long_one_holds_little() {
     let long: Vec<_> = (0..100).map(|n| format!("\"f{n}\":{n}")).collect();
     let long = format!("{{{}}}", long.join(","));
     for (payload, most) in [(&*long, 200), (r#"{"f0":1}"#, 1), (r#"{"f0":1}"#, 1)] {
-        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced);
+        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None);
         assert!(reading(decoded).values.capacity() <= most);
     }
 }
@@ -95,8 +94,7 @@ fn a_short_reading_after_a_long_one_holds_little() {
 #[test]
 fn a_rejected_message_leaves_no_trace_in_the_next() {
     let mut decoder = decoder([Subscription { device: pointer("/d"), ..with_time("/t") }]);
-    let mut on =
-        |payload: &str| short(&decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced));
+    let mut on = |payload: &str| short(&decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None));
     for broken in [r#"{"d":"p","t":0,"a":{"b":1"#, r#"{"d":"p","t":0,"a":{"b":[1,2,{"c":1,"c":2}]}}"#] {
         assert!(on(broken).starts_with("rejected"));
         assert_eq!(on(r#"{"d":"q","t":1,"c":1}"#), "q @1970-01-01T00:00:01.000000Z c=1");
@@ -111,7 +109,7 @@ fn a_hundred_thousand_topics_take_bounded_memory() {
     for n in 0..100_000 {
         let topic = format!("sensors/{n}");
         assert!(decoder.route(&topic).is_some());
-        let decoded = decoder.decode(&topic, b"{\"a\":1}", RECEIVED, ClockState::Synced);
+        let decoded = decoder.decode(&topic, b"{\"a\":1}", RECEIVED, None);
         assert_eq!(*reading(decoded).origin.device, *n.to_string());
         assert!(decoder.memory.entries() <= 4_097);
     }
@@ -126,13 +124,13 @@ fn a_hundred_thousand_devices_on_one_topic_take_bounded_memory() {
     let mut decoder = decoder([with_device("/d")]);
     for n in 0..100_000 {
         let payload = format!(r#"{{"d":{n},"a":1}}"#);
-        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced);
+        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None);
         assert_eq!(*reading(decoded).origin.device, *n.to_string());
     }
     assert!(decoder.memory.entries() <= 4_097);
     let at_once: Vec<_> = (0..20_000).map(|n| format!(r#"{{"d":{n},"f{n}":1}}"#)).collect();
     let payload = format!("[{}]", at_once.join(","));
-    let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced);
+    let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None);
     assert!(matches!(decoded, Decoded::Readings(readings) if readings.len() == 20_000));
     assert!(decoder.memory.entries() <= 4_097);
 }
@@ -143,7 +141,7 @@ fn ever_new_names_take_bounded_memory() {
     let name = "n".repeat(900);
     for n in 0..20_000 {
         let payload = format!(r#"{{"{name}{n}":1}}"#);
-        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, ClockState::Synced);
+        let decoded = decoder.decode("sensors/x", payload.as_bytes(), RECEIVED, None);
         assert_eq!(reading(decoded).values.len(), 1);
     }
     assert!(decoder.memory.shapes_held() < 2_500, "{}", decoder.memory.shapes_held());

@@ -1,0 +1,90 @@
+//! Watches over the clock: says when it stops or begins to be right, and lets the store know when the machine was started, once
+//! that can be told and readings wait for it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::{Clock, Trust};
+use crate::reading::ClockState;
+use crate::store::Store;
+use crate::store::boots::Boot;
+
+/// How often the clock is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A clock that just became synchronised may still be on its way: it has to show the same for this long...
+const SETTLED: Duration = Duration::from_secs(2);
+/// ...and for this long if it contradicts what it showed before.
+const SETTLED_ANEW: Duration = Duration::from_secs(60);
+/// What counts as the same, in microseconds.
+const SAME_MICROS: u64 = 100_000;
+
+/// Runs until `stop` is cancelled.
+pub(super) async fn keep(clock: Clock, store: Store, stop: CancellationToken) {
+    let mut watch = Watch { clock, said: None, shown: None };
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let look = async {
+            ticks.tick().await;
+            match watch.look(&store) {
+                Some(boot) => store.learn_boot(boot).await,
+                None => Ok(()),
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            looked = look => if looked.is_err() { return },
+        }
+    }
+}
+
+struct Watch {
+    clock: Clock,
+    /// What was logged last.
+    said: Option<ClockState>,
+    /// When the machine was started, by what the synchronised clock shows, and since when it shows that.
+    shown: Option<(i64, Instant)>,
+}
+
+impl Watch {
+    /// What the store is to learn.
+    fn look(&mut self, store: &Store) -> Option<Boot> {
+        let state = self.clock.state();
+        self.say(state);
+        if state == ClockState::Unsynced {
+            self.shown = None;
+            return None;
+        }
+        let (now, at) = (self.clock.monotonic(), self.clock.booted_at());
+        let same = self.shown.filter(|(shown, _)| shown.abs_diff(at) <= SAME_MICROS);
+        let (_, since) = *self.shown.insert(same.unwrap_or((at, now)));
+        let boot = Boot { id: self.clock.boot(), at };
+        let books = store.books();
+        let boots = &books.borrow().boots;
+        if !boots.wants(boot) {
+            return None;
+        }
+        let settled = if boots.at(boot.id, u32::MAX).is_some() { SETTLED_ANEW } else { SETTLED };
+        (now.duration_since(since) >= settled).then_some(boot)
+    }
+
+    fn say(&mut self, state: ClockState) {
+        if self.said.replace(state) == Some(state) {
+            return;
+        }
+        match (state, self.clock.trust()) {
+            (ClockState::Synced, _) => info!("the clock is synchronised"),
+            (ClockState::Unsynced, Trust::Kernel) => warn!(
+                "nothing synchronises the clock, says the kernel: readings are marked until something does; \
+                 if it is kept right by other means, set clock = \"trusted\" in [agent]"
+            ),
+            (ClockState::Unsynced, Trust::Operator) => warn!(
+                time = %self.clock.wall(),
+                "the clock shows a time before this program was written: readings are marked until it is set"
+            ),
+        }
+    }
+}

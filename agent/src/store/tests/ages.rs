@@ -1,0 +1,70 @@
+//! What is too old goes, but only by a clock that can be believed.
+
+use super::*;
+use crate::clock::SimulatedWall;
+use crate::reading::ClockState;
+
+const NOON: Timestamp = Timestamp(1_800_000_000_000_000);
+const YEAR: i64 = 365 * 86_400_000_000;
+
+/// A store that keeps readings for an hour, and a sink that takes nothing.
+async fn store(dir: &TempDir, clock: Clock) -> Store {
+    let mut settings = Settings::in_dir(dir.path().to_owned());
+    settings.max_age = Duration::from_secs(3_600);
+    let opened = Store::open(settings, "gw", "machine", WindowsPresence::None, clock, Published::default());
+    let Opened { store, writer, .. } = opened.unwrap();
+    tokio::spawn(writer.run());
+    let batch = BatchLimits { wait: Duration::from_secs(1 << 20), ..BatchLimits::default() };
+    store.configure_sinks(vec![SinkSpec { batch, ..sink("cloud") }]).await.unwrap();
+    store
+}
+
+async fn fill(store: &Store, clock: Clock) {
+    for n in 0..20 {
+        let mut group = readings(n * 1_000, 1_000);
+        let received = clock.stamp().time;
+        group.readings.iter_mut().for_each(|reading| reading.received = received);
+        store.append(group).await.unwrap();
+    }
+}
+
+fn shed(store: &Store) -> u64 {
+    store.books().borrow().sinks["cloud"].streams[&Stream::Readings].shed
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_goes_also_where_nothing_is_committed_any_more() {
+    let dir = TempDir::new().unwrap();
+    let clock = Clock::simulated(Box::leak(Box::new(SimulatedWall::showing(NOON))));
+    let store = store(&dir, clock).await;
+    fill(&store, clock).await;
+    let before = shed(&store);
+    tokio::time::sleep(Duration::from_secs(3_500)).await;
+    assert_eq!(shed(&store), before);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(shed(&store) > before, "an hour is over");
+    let commits = store.report().borrow().commits;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(store.report().borrow().commits - commits < 5, "an idle store is left alone");
+    assert_eq!(store.report().borrow().state, report::State::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_a_year_ahead_for_five_minutes_sheds_nothing() {
+    let dir = TempDir::new().unwrap();
+    let wall: &'static SimulatedWall = Box::leak(Box::new(SimulatedWall::showing(NOON)));
+    let clock = Clock::simulated(wall);
+    let store = store(&dir, clock).await;
+    fill(&store, clock).await;
+    let before = shed(&store);
+    wall.jump(YEAR);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    wall.jump(-YEAR);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(shed(&store), before);
+    // A clock that nobody vouches for is not believed at all.
+    wall.set_state(ClockState::Unsynced);
+    wall.jump(YEAR);
+    tokio::time::sleep(Duration::from_secs(1_800)).await;
+    assert_eq!(shed(&store), before);
+}
