@@ -1,5 +1,6 @@
 //! The agent: the shipped binary as a child process, asked through its admin socket.
 
+use std::ffi::OsString;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -24,10 +25,10 @@ pub struct Agent {
     dir: TempDir,
     process: Option<Process>,
     admin_port: u16,
-    /// What systemd would set.
-    environment: Vec<(String, String)>,
     /// `clock` of `[agent]`.
     clock: &'static str,
+    /// Set in its environment.
+    environment: Vec<(&'static str, OsString)>,
     /// Shown with a failure.
     last_status: Mutex<Option<Status>>,
 }
@@ -45,8 +46,8 @@ impl Agent {
             dir,
             process: None,
             admin_port: free_port(),
-            environment: Vec::new(),
             clock: "trusted",
+            environment: Vec::new(),
             last_status: Mutex::default(),
         };
         agent.configure(config);
@@ -72,6 +73,11 @@ impl Agent {
         self.clock = "kernel";
         self.configure(config);
         self
+    }
+
+    /// Sets a variable of its environment, from the next start on.
+    pub fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((name, value.into()));
     }
 
     /// Writes another configuration; it counts from the next start or reload on.
@@ -104,7 +110,8 @@ impl Agent {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let (path, period) = (path.display().to_string(), period.as_micros().to_string());
-        self.environment = vec![("NOTIFY_SOCKET".to_owned(), path), ("WATCHDOG_USEC".to_owned(), period)];
+        self.set("NOTIFY_SOCKET", path);
+        self.set("WATCHDOG_USEC", period);
         socket
     }
 

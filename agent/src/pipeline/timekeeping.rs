@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, Trust};
-use crate::reading::ClockState;
+use crate::reading::{ClockState, Timestamp};
 use crate::store::Store;
 use crate::store::boots::Boot;
 
@@ -68,7 +68,12 @@ impl Watch {
             return None;
         }
         let settled = if boots.at(boot.id, u32::MAX).is_some() { SETTLED_ANEW } else { SETTLED };
-        (now.duration_since(since) >= settled).then_some(boot)
+        let is_settled = now.duration_since(since) >= settled;
+        if is_settled {
+            let booted_at = Timestamp(at);
+            info!(%booted_at, "it is known now when the machine was started: what waits to be sent is corrected");
+        }
+        is_settled.then_some(boot)
     }
 
     fn say(&mut self, state: ClockState) {
