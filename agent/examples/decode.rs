@@ -42,19 +42,18 @@ fn main() -> anyhow::Result<ExitCode> {
     // One decoder serves one connection: it remembers what its topics and payloads have in common.
     let mut decoder = Decoder::new(&Arc::from("example"), Arc::from([subscription]));
 
-    let readings =
-        match decoder.decode(topic, payload.as_bytes(), Clock::system().wall(), Clock::system().state()) {
-            Decoded::Reading(reading) => vec![reading],
-            Decoded::Readings(readings) => readings,
-            Decoded::Nothing => {
-                println!("skipped: there is no value in it");
-                return Ok(ExitCode::SUCCESS);
-            }
-            Decoded::Rejected(reason) => {
-                println!("rejected: {reason}");
-                return Ok(ExitCode::FAILURE);
-            }
-        };
+    let readings = match decoder.decode(topic, payload.as_bytes(), Clock::system().wall(), None) {
+        Decoded::Reading(reading) => vec![reading],
+        Decoded::Readings(readings) => readings,
+        Decoded::Nothing => {
+            println!("skipped: there is no value in it");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Decoded::Rejected(reason) => {
+            println!("rejected: {reason}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     for (seq, reading) in (1..).map(Seq).zip(&readings) {
         let mut line = Vec::new();
         wire::write_reading(seq, reading, &mut line);

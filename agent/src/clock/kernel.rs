@@ -6,6 +6,7 @@
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -27,7 +28,8 @@ pub(super) fn is_synced(uptime_micros: i64) -> bool {
     is_synced
 }
 
-/// True if the clock's error is bounded. No answer means that nobody vouches for the clock.
+/// True if the clock's error is bounded. No answer means that nobody vouches for the clock; a sandbox may refuse the call
+/// (`ProtectClock=` of systemd does, although nothing is set).
 #[cfg(target_pointer_width = "64")]
 fn ask() -> bool {
     /// `NTP_PHASE_LIMIT` of the kernel, in microseconds.
@@ -45,8 +47,8 @@ fn ask() -> bool {
 
 /// Time since boot, sleep included. It runs on evenly when the wall clock is set.
 pub(super) fn uptime_micros() -> i64 {
-    let time = clock_gettime(ClockId::Boottime);
-    i64::from(time.tv_sec).saturating_mul(1_000_000).saturating_add(i64::from(time.tv_nsec) / 1_000)
+    let uptime = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    i64::try_from(uptime.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// What tells this boot from all others; nil where it cannot be read.

@@ -83,7 +83,7 @@ impl Watch {
         match (state, self.clock.trust()) {
             (ClockState::Synced, _) => info!("the clock is synchronised"),
             (ClockState::Unsynced, Trust::Kernel) => warn!(
-                "nothing synchronises the clock, says the kernel: readings are marked until something does; \
+                "nothing synchronises the clock, as far as the kernel tells us: readings are marked until something does; \
                  if it is kept right by other means, set clock = \"trusted\" in [agent]"
             ),
             (ClockState::Unsynced, Trust::Operator) => warn!(
