@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use tracing::debug;
 
 use super::answer::{Answer, retry_after};
@@ -101,11 +103,11 @@ impl Endpoint {
         let request = self.client.post(&self.url).headers(headers).body(batch.body.clone());
         let mut response = request.send().await.map_err(|error| self.failure(error))?;
         let status = response.status().as_u16();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, self.clock.as_system_time()));
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        // By the clock of who names the time, if it is told: ours may not be set.
+        let now = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let now = now.unwrap_or_else(|| self.clock.as_system_time());
+        let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
         let mut body = Vec::new();
         // To the end: an answer that breaks off is none.
         while let Some(part) = response.chunk().await.map_err(|error| self.failure(error))? {

@@ -25,7 +25,7 @@ use super::settings::Settings;
 use super::work::{SinkSpec, Work};
 use super::{checkpoint, letters, retention};
 use crate::causes::chain;
-use crate::reading::Timestamp;
+use crate::reading::{ClockState, Timestamp};
 use crate::stream::{Seq, Stream};
 
 /// The row of `state` with whose the store is.
@@ -63,8 +63,8 @@ pub(super) struct State {
     is_over: bool,
     /// When the newest reading was received, as of loading.
     pub(super) newest_received: Option<Timestamp>,
-    /// The time that ages are reckoned by; `None`: that of the commit.
-    pub(super) ages_by: Option<Timestamp>,
+    /// The time that ages are reckoned by, and whether the clock is right; `None`: that of the commit, and it is.
+    pub(super) ages_by: Option<(Timestamp, ClockState)>,
     /// The next commit looks for what can go.
     pub(super) trims_next: bool,
 }
@@ -183,6 +183,9 @@ impl State {
         wall: Timestamp,
     ) -> Result<retention::Pressure, Error> {
         let letters = letters::find(file, work.letters.as_ref())?;
+        let (ages_by, clock) = self.ages_by.unwrap_or((wall, ClockState::Synced));
+        // The age of results that are stored while the clock is not right is unknown.
+        let wall = if clock == ClockState::Synced { wall } else { Timestamp(0) };
         let mut draft = Draft::after(&self.books, wall, self.settings.dead_letters.max_payload_bytes);
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
@@ -255,7 +258,8 @@ impl State {
                     RecentCopy::Saved => recent_position,
                     RecentCopy::AsBefore => self.recent_saved.position,
                 },
-                wall: self.ages_by.unwrap_or(wall),
+                wall: ages_by,
+                clock,
                 trim_now: self.trims_next
                     || draft.books.commit >= self.trimmed_at_commit + retention::TRIM_EVERY_COMMITS,
             };

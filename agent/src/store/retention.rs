@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::chunk;
+use super::boots::Boots;
 use super::file::{self, Error, File};
 use super::ledger::Books;
 use super::settings::{Settings, WhenFull};
 use super::work::{Required, SinkSpec};
+use super::{chunk, codec};
 use crate::clock::Clock;
-use crate::reading::Timestamp;
+use crate::reading::{ClockState, Reading, Timestamp};
 use crate::stream::{GapReason, Seq, SeqRange, Stream};
 
 /// Trimming in every commit costs a page each time, in every 64th next to nothing.
@@ -32,6 +33,8 @@ pub(super) struct Limits<'a> {
     pub(super) recent_position: Seq,
     /// The time that ages are reckoned by.
     pub(super) wall: Timestamp,
+    /// Whether the clock is right now.
+    pub(super) clock: ClockState,
     /// Bytes on disk of the last row of the readings, which stays whatever the limits say. A store that holds no more than
     /// this is not over its limit: nothing could ever bring it below.
     pub(super) last_row_bytes: u64,
@@ -181,17 +184,57 @@ impl Limit {
 }
 
 /// Whether the oldest row of some stream is too old. It need not be one that may go.
-pub(super) fn has_aged(file: &File, books: &Books, max_age: Duration, now: Timestamp) -> Result<bool, Error> {
+pub(super) fn has_aged(
+    file: &File,
+    books: &Books,
+    max_age: Duration,
+    (now, clock): (Timestamp, ClockState),
+) -> Result<bool, Error> {
     file.read(|transaction| {
         for stream in Stream::ALL {
             let table = transaction.open_table(file::table(stream))?;
             let oldest = found(&table, books.stream(stream).oldest)?;
-            if oldest.is_some_and(|oldest| is_too_old(oldest.newest_received, max_age, now)) {
+            let Some(oldest) = oldest else { continue };
+            let newest =
+                true_newest(&table, &oldest, &books.boots, clock, |newest| is_too_old(newest, max_age, now))?;
+            if is_too_old(newest, max_age, now) {
                 return Ok(true);
             }
         }
         Ok(false)
     })
+}
+
+/// When the newest reading of a row was received. What the row's header says counts if by it the row is not too old; else
+/// the readings are asked, because some may have been stamped by a clock that was behind: then by their true time, or as if
+/// received just now, if it is not known though the clock is right by now.
+fn true_newest(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    row: &Found,
+    boots: &Boots,
+    clock: ClockState,
+    is_too_old: impl Fn(Timestamp) -> bool,
+) -> Result<Timestamp, Error> {
+    let said = row.newest_received;
+    if Clock::is_plausible(said) && !is_too_old(said) {
+        return Ok(said);
+    }
+    let Some(value) = table.get(row.range.first.0)? else { return Ok(said) };
+    // What cannot be read has no readings to ask.
+    let Ok(chunk) = chunk::Chunk::parse(value.value()) else { return Ok(said) };
+    if chunk.header.stream != Stream::Readings {
+        return Ok(said);
+    }
+    let readings = chunk.body().ok().and_then(|body| codec::decode_readings(&body).ok()).unwrap_or_default();
+    let received = |reading: &Reading| match &reading.line {
+        None => reading.received,
+        Some(line) => match boots.at(line.boot, u32::MAX) {
+            Some(booted_at) => line.corrected(reading.received, booted_at),
+            None if clock == ClockState::Synced => Timestamp::MAX,
+            None => reading.received,
+        },
+    };
+    Ok(readings.iter().map(received).max().unwrap_or(said))
 }
 
 fn is_too_old(newest: Timestamp, max_age: Duration, now: Timestamp) -> bool {
@@ -237,11 +280,9 @@ impl Sweep<'_> {
             .min()
             .unwrap_or(books.stream(self.stream).next);
         let until = settled.min(self.free_until(books));
-        self.remove(
-            transaction,
-            books,
-            |_, range, _| if range.last < until { Fate::Remove } else { Fate::Stop },
-        )?;
+        self.remove(transaction, books, Ages::DoNot, |_, range, _| {
+            if range.last < until { Fate::Remove } else { Fate::Stop }
+        })?;
         Ok(())
     }
 
@@ -254,7 +295,8 @@ impl Sweep<'_> {
         more: &dyn Fn(&Books, Timestamp) -> bool,
     ) -> Result<u64, Error> {
         let free_until = self.free_until(books);
-        let gone = self.remove(transaction, books, |books, range, newest| {
+        let ages = if reason == GapReason::ShedAge { Ages::Matter } else { Ages::DoNot };
+        let gone = self.remove(transaction, books, ages, |books, range, newest| {
             if range.last >= free_until || !more(books, newest) {
                 return Fate::Stop;
             }
@@ -292,6 +334,7 @@ impl Sweep<'_> {
         &self,
         transaction: &WriteTransaction,
         books: &mut Books,
+        ages: Ages,
         mut fate: impl FnMut(&Books, SeqRange, Timestamp) -> Fate,
     ) -> Result<Vec<SeqRange>, Error> {
         let mut shed = Vec::new();
@@ -301,7 +344,14 @@ impl Sweep<'_> {
         let mut from = books.streams[index].oldest;
         let mut oldest_kept = None;
         loop {
-            let Some(Found { range, newest_received, row_bytes }) = found(&table, from)? else { break };
+            let Some(row) = found(&table, from)? else { break };
+            let newest_received = match ages {
+                Ages::Matter => true_newest(&table, &row, &books.boots, self.limits.clock, |newest| {
+                    self.is_too_old(newest)
+                })?,
+                Ages::DoNot => row.newest_received,
+            };
+            let Found { range, row_bytes, .. } = row;
             // The last chunk of the readings carries the state; it stays until the next commit has written another.
             if self.stream == Stream::Readings && range.last.next() >= next {
                 break;
@@ -335,6 +385,13 @@ impl Sweep<'_> {
         books.holes[index].retain(|hole| hole.last >= oldest);
         Ok(shed)
     }
+}
+
+/// Whether a sweep goes by when rows were received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ages {
+    Matter,
+    DoNot,
 }
 
 /// A row that holds records.

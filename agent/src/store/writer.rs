@@ -35,7 +35,7 @@ use crate::blocking::{blocking, blocking_for_long};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::pulse;
-use crate::reading::Timestamp;
+use crate::reading::{ClockState, Timestamp};
 use crate::stream::{Epoch, Seq, Stream};
 
 /// How long a moved cursor waits for a commit to ride in. Until then a crash means a batch sent again, which the
@@ -248,8 +248,9 @@ impl Writer {
         }
     }
 
-    fn ages_by(&mut self) -> Timestamp {
-        self.ageing.look(self.clock.monotonic(), self.clock.wall(), self.clock.state())
+    fn ages_by(&mut self) -> (Timestamp, ClockState) {
+        let state = self.clock.state();
+        (self.ageing.look(self.clock.monotonic(), self.clock.wall(), state), state)
     }
 
     /// Commits `work`, however long it takes the disk to recover.

@@ -68,3 +68,29 @@ async fn a_clock_that_is_a_year_ahead_for_five_minutes_sheds_nothing() {
     tokio::time::sleep(Duration::from_secs(1_800)).await;
     assert_eq!(shed(&store), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_clock_two_months_behind_stamped_is_not_too_old_when_it_is_set() {
+    let dir = TempDir::new().unwrap();
+    let wall: &'static SimulatedWall = Box::leak(Box::new(SimulatedWall::showing(NOON)));
+    wall.set_state(ClockState::Unsynced);
+    let clock = Clock::simulated(wall);
+    let store = store(&dir, clock).await;
+    for n in 0..5 {
+        let mut group = readings(n * 1_000, 1_000);
+        let stamp = clock.stamp();
+        for reading in &mut group.readings {
+            (reading.received, reading.line) = (stamp.time, stamp.line.clone());
+        }
+        store.append(group).await.unwrap();
+    }
+    wall.jump(YEAR / 6);
+    wall.set_state(ClockState::Synced);
+    tokio::time::sleep(Duration::from_secs(1_800)).await;
+    assert_eq!(shed(&store), 0, "how old they are is not known");
+    store.learn_boot(boots::Boot { id: clock.boot(), at: clock.booted_at() }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    assert_eq!(shed(&store), 0, "three quarters of an hour");
+    tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
+    assert!(shed(&store) > 0, "now they are");
+}
