@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::ingest::decode::{Decoded, Decoder};
 use crate::ingest::settings::{Payload, Pointer, Subscription};
 use crate::ingest::topic::Template;
-use crate::reading::{ClockState, Reading, Timestamp};
+use crate::reading::{Reading, Timestamp};
 use crate::stream::Seq;
 use crate::{config, receive, source, store, wire};
 
@@ -52,7 +52,7 @@ pub fn payload(bytes: &[u8]) {
     let received = Timestamp(1_795_148_112_123_000);
     let mut decoder = Decoder::new(&Arc::from("source"), Arc::from(SUBSCRIPTIONS.clone()));
     for topic in ["a/x", "b/press", "c/press/t", "press/kind"] {
-        match decoder.decode(topic, bytes, received, ClockState::Synced) {
+        match decoder.decode(topic, bytes, received, None) {
             Decoded::Reading(reading) => written(&reading),
             Decoded::Readings(readings) => readings.iter().for_each(written),
             Decoded::Nothing | Decoded::Rejected(_) => {}
@@ -129,7 +129,7 @@ mod tests {
     fn what_the_mutations_begin_with_is_well_formed() {
         let mut decoder = Decoder::new(&Arc::from("source"), Arc::from(SUBSCRIPTIONS.clone()));
         for (payload, topic) in PAYLOADS.iter().zip(["a/x", "a/x", "c/press/t", "b/press"]) {
-            let decoded = decoder.decode(topic, payload, Timestamp(0), ClockState::Unsynced);
+            let decoded = decoder.decode(topic, payload, Timestamp(0), None);
             assert!(!matches!(decoded, Decoded::Rejected(_)), "{decoded:?}");
         }
         assert!(receive::fuzz::batch(BATCHES[0]).is_some());

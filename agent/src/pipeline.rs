@@ -11,8 +11,8 @@
 //! acknowledged, the windows read on to the end and save their state, sinks send what they can, the store commits the rest.
 
 mod adapters;
-mod timekeeping;
 pub mod letters;
+mod timekeeping;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -158,6 +158,12 @@ pub enum Pace {
 }
 
 impl ClockLine {
+    /// The line of a reading that was stamped at `stamp` by a clock that was not right, nobody knows any more by which.
+    #[must_use]
+    pub fn unknown(stamp: Timestamp) -> Self {
+        Self { boot: uuid::Uuid::nil(), stamp, uptime_micros: 0, pace: Pace::Full }
+    }
+
     /// The stamp that is given `uptime_micros` after the start of the machine.
     #[must_use]
     pub fn stamp_at(&self, uptime_micros: i64) -> Timestamp {
@@ -209,6 +215,8 @@ pub struct Remarks {
     pub replay_of: Option<ReplayOf>,
     /// True for a replayed reading, also when its first number is not known: no window sees it.
     pub replayed: bool,
+    /// True for a replayed reading whose times had been corrected when it was sent first.
+    pub corrected: bool,
 }
 
 /// The number a replayed record had before.

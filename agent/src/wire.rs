@@ -88,6 +88,8 @@ pub fn write_corrected(seq: Seq, reading: &Reading, booted_at: Option<i64>, out:
             received = line.corrected(reading.received, booted_at);
             time = if reading.time == reading.received { received } else { time };
         }
+    } else if reading.remarks.as_ref().is_some_and(|remarks| remarks.corrected) {
+        mark = ",\"clock\":\"corrected\"";
     }
     write_number("{\"seq\":", seq.0, out);
     write_time(",\"time\":\"", time, out);

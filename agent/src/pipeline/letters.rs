@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::ingest::Subscription;
 use crate::ingest::decode::{Decoded, Decoder, Rejection};
-use crate::reading::{ClockState, Reading, Remarks, ReplayOf};
+use crate::reading::{ClockLine, Reading, Remarks, ReplayOf};
 use crate::status::dead_letters::{DeadLetters, Purged, Replayed, Selection, Span, Stayed};
 use crate::store::letters::{LettersChange, LettersDone, Records, Replay, Which};
 use crate::store::{self, Books, DeadLetter, DeadLetterOrigin, Opened, Published, Reader, Store};
@@ -264,8 +264,8 @@ fn decoded(
     let decoder = decoders
         .entry(Arc::clone(&source.name))
         .or_insert_with(|| Decoder::new(&source.name, Arc::clone(&source.subscriptions)));
-    let clock = if Clock::is_plausible(letter.time) { ClockState::Synced } else { ClockState::Unsynced };
-    let mut readings = match decoder.decode(topic, &letter.payload, letter.time, clock) {
+    let line = (!Clock::is_plausible(letter.time)).then(|| Arc::new(ClockLine::unknown(letter.time)));
+    let mut readings = match decoder.decode(topic, &letter.payload, letter.time, line.as_ref()) {
         Decoded::Reading(reading) => vec![reading],
         Decoded::Readings(readings) => readings,
         Decoded::Nothing => return Err(Stays::NoValue),

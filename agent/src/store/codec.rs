@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::reading::{
-    AggregateValue, ClockLine, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value, WindowRecord,
+    AggregateValue, ClockLine, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value,
+    WindowRecord,
 };
 
 /// Why a body cannot be read.

@@ -29,6 +29,7 @@ pub(crate) fn sample() -> Vec<u8> {
     let reading = Reading {
         time: Timestamp(5),
         received: Timestamp(7),
+        line: None,
         origin: Origin { source: "plant".into(), device: "press".into(), tags }.into(),
         shape: Shape { names: vec!["t".into(), "mode".into()] }.into(),
         values: vec![Value::Float(21.5), Value::Text("auto".into())],

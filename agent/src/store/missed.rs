@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn everything_a_sink_is_not_given_is_missed_but_not_what_it_has() {
         let mut ledger = Ledger::starting_at(Seq(11));
-        ledger.pins.push_back(Pin { last: Seq(11), gaps: Vec::new() });
+        ledger.pins.push_back(Pin { last: Seq(11), gaps: Vec::new(), corrections: 0 });
         assert!(ledger.dead_letter(Seq(11)));
         ledger.advance(Seq(16), Seq(100));
         ledger.shed(range(20, 29), GapReason::ShedAge);

@@ -187,7 +187,7 @@ impl Limit {
 pub(super) fn has_aged(
     file: &File,
     books: &Books,
-    max_age: Duration,
+    settings: &Settings,
     (now, clock): (Timestamp, ClockState),
 ) -> Result<bool, Error> {
     file.read(|transaction| {
@@ -195,6 +195,7 @@ pub(super) fn has_aged(
             let table = transaction.open_table(file::table(stream))?;
             let oldest = found(&table, books.stream(stream).oldest)?;
             let Some(oldest) = oldest else { continue };
+            let max_age = settings.max_age_of(stream);
             let newest =
                 true_newest(&table, &oldest, &books.boots, clock, |newest| is_too_old(newest, max_age, now))?;
             if is_too_old(newest, max_age, now) {
@@ -295,7 +296,7 @@ impl Sweep<'_> {
         more: &dyn Fn(&Books, Timestamp) -> bool,
     ) -> Result<u64, Error> {
         let free_until = self.free_until(books);
-        let ages = if reason == GapReason::ShedAge { Ages::Matter } else { Ages::DoNot };
+        let ages = if limit == Limit::Age { Ages::Matter } else { Ages::DoNot };
         let gone = self.remove(transaction, books, ages, |books, range, newest| {
             if range.last >= free_until || !more(books, newest) {
                 return Fate::Stop;

@@ -227,8 +227,8 @@ impl Writer {
         let Some(state) = &mut self.state else { return };
         let pause = look_every(&state.settings);
         let (file, books) = (Arc::clone(&self.ends.reader.file), state.books.clone());
-        let max_age = state.settings.max_age;
-        let found = blocking(move || retention::has_aged(&file, &books, max_age, ages_by)).await;
+        let settings = state.settings.clone();
+        let found = blocking(move || retention::has_aged(&file, &books, &settings, ages_by)).await;
         // A disk that cannot be read shows itself at the next commit.
         let has_aged = found.unwrap_or(false);
         if has_aged {
@@ -462,7 +462,8 @@ impl Writer {
 
 /// How often to look for records that are too old.
 fn look_every(settings: &Settings) -> Duration {
-    (settings.max_age / 8).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    let shortest = Stream::ALL.into_iter().map(|stream| settings.max_age_of(stream)).min();
+    (shortest.unwrap_or(settings.max_age) / 8).clamp(Duration::from_secs(1), Duration::from_secs(60))
 }
 
 enum Event {

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::reading::{
-    AggregateValue, ClockState, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value,
+    AggregateValue, ClockLine, Origin, Reading, Remarks, ReplayOf, Shape, Tags, Timestamp, Value,
     WindowRecord,
 };
 use crate::stream::{Epoch, Seq};
@@ -95,14 +95,16 @@ pub fn read_reading(json: &[u8]) -> Result<(Seq, Reading), Unreadable> {
         values.push(read_value(text.get()).ok_or_else(|| Unreadable::Value { name: name.to_string() })?);
         names.push(name);
     }
-    let clock = match row.clock {
-        None => ClockState::Synced,
-        Some("unsynced") => ClockState::Unsynced,
+    let received = read_time(row.received)?;
+    let (line, corrected) = match row.clock {
+        None => (None, false),
+        Some("unsynced") => (Some(Arc::new(ClockLine::unknown(received))), false),
+        Some("corrected") => (None, true),
         Some(_) => return Err(Unreadable::Value { name: "clock".to_owned() }),
     };
     let remarks = Remarks {
         original_time: row.original_time.map(read_time).transpose()?,
-        clock,
+        corrected,
         replayed: row.replay_of.is_some(),
         replay_of: row.replay_of.map(ReplayOf::from),
     };
@@ -110,7 +112,8 @@ pub fn read_reading(json: &[u8]) -> Result<(Seq, Reading), Unreadable> {
         Origin { source: row.source.into(), device: row.device.into(), tags: Tags::from(row.tags.0) };
     let reading = Reading {
         time: read_time(row.time)?,
-        received: read_time(row.received)?,
+        received,
+        line,
         origin: Arc::new(origin),
         shape: Arc::new(Shape { names }),
         values,

@@ -36,7 +36,7 @@ fn wanted(running: &Running, sink: &str, stream: Stream) -> Vec<Seq> {
 /// `sink` refuses the next record that it is offered.
 async fn refuse(running: &Running, sink: &str, stream: Stream) {
     let seq = wanted(running, sink, stream)[0];
-    let pin = LedgerEvent::Pin(vec![seq]);
+    let pin = LedgerEvent::Pin(vec![seq], 0);
     running.store.change(of(running, sink, stream, pin)).await.unwrap();
     let outside = running.books().stream(stream).outside(seq);
     let letter = work::Letter {

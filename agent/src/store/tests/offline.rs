@@ -228,7 +228,7 @@ fn filled() -> Bench {
     bench.windows(3, None);
     bench.windows(0, None);
     bench.ledger("a", Stream::Readings, LedgerEvent::Advance(Seq(1_201)));
-    bench.ledger("a", Stream::Readings, LedgerEvent::Pin(vec![Seq(1_210), Seq(1_300)]));
+    bench.ledger("a", Stream::Readings, LedgerEvent::Pin(vec![Seq(1_210), Seq(1_300)], 0));
     bench.refuse("a");
     bench.ledger("b", Stream::Windows, LedgerEvent::Advance(Seq(3)));
     bench.append(10);
@@ -470,7 +470,7 @@ proptest::proptest! {
                     let Some(ledger) = books.sinks[names[sink]].streams.get(&stream) else { continue };
                     let mut last = ledger.unpinned().0 - 1;
                     let lasts = lengths.iter().map(|length| { last += length; Seq(last) }).collect();
-                    bench.ledger(names[sink], stream, LedgerEvent::Pin(lasts));
+                    bench.ledger(names[sink], stream, LedgerEvent::Pin(lasts, 0));
                 }
                 Step::Advance(sink, stream, further) => {
                     let cursor = bench.books().sinks[names[sink]].streams[&stream].cursor;

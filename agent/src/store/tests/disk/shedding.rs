@@ -49,7 +49,7 @@ async fn workload(
         let checkpoint = Some(Checkpoint::default());
         store.update_windows(WindowsUpdate { position, checkpoint, ..WindowsUpdate::default() }).await?;
         match n {
-            0 => store.change(change(running, LedgerEvent::Pin(vec![Seq(40), Seq(90)]))).await?,
+            0 => store.change(change(running, LedgerEvent::Pin(vec![Seq(40), Seq(90)], 0))).await?,
             LAST_FULL => store.change(change(running, LedgerEvent::Advance(Seq(60)))).await?,
             _ => {}
         }

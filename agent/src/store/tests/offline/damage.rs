@@ -143,12 +143,12 @@ fn books_that_are_off_are_named() {
     check_books(ledger(|ledger| ledger.dead_lettered -= 1), Kind::Ledger, "wait to be declared dead letters");
     check_books(ledger(|ledger| ledger.cursor = Seq(4_000)), Kind::Ledger, "the cursor is 4000");
     check_books(
-        ledger(|ledger| ledger.pins.push_front(Pin { last: Seq(1_250), gaps: Vec::new() })),
+        ledger(|ledger| ledger.pins.push_front(Pin { last: Seq(1_250), gaps: Vec::new(), corrections: 0 })),
         Kind::Ledger,
         "a batch ends at",
     );
     check_books(
-        ledger(|ledger| ledger.pins.push_back(Pin { last: Seq(9_999), gaps: Vec::new() })),
+        ledger(|ledger| ledger.pins.push_back(Pin { last: Seq(9_999), gaps: Vec::new(), corrections: 0 })),
         Kind::Ledger,
         "a batch ends at 9999",
     );
