@@ -8,11 +8,14 @@ use super::packet::{Frame, Hello, Version, frame, read, read_connect};
 pub(crate) fn packets(bytes: &[u8]) -> usize {
     let mut buffer = BytesMut::from(bytes);
     let Ok(Frame::Complete(length)) = frame(&buffer) else { return 0 };
-    let version = match read_connect(&mut buffer.clone(), length) {
-        Ok(Hello::Connect(connect)) => connect.version,
-        _ => Version::V5,
+    let mut behind = buffer.clone();
+    let (version, mut packets) = match read_connect(&mut behind, length) {
+        Ok(Hello::Connect(connect)) => {
+            buffer = behind;
+            (connect.version, 1)
+        }
+        _ => (Version::V5, 0),
     };
-    let mut packets = 0;
     while let Ok(Frame::Complete(length)) = frame(&buffer) {
         let before = buffer.len();
         if read(version, &mut buffer, length).is_err() {
