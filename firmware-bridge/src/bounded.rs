@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// It does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TooLong {
     /// The bound, in bytes of text or items of a list.
     pub max: usize,
@@ -38,10 +39,29 @@ impl<'a, const MAX: usize> Text<'a, MAX> {
         if text.len() <= MAX { Ok(Self(text)) } else { Err(TooLong { max: MAX }) }
     }
 
+    /// The text, up to the last letter that fits.
+    #[must_use]
+    pub fn cut(text: &'a str) -> Self {
+        // A letter has at most four bytes.
+        let lengths = (MAX.saturating_sub(3)..=MAX).rev();
+        Self(if text.len() <= MAX {
+            text
+        } else {
+            lengths.filter_map(|end| text.get(..end)).next().unwrap_or("")
+        })
+    }
+
     /// The text.
     #[must_use]
     pub const fn as_str(&self) -> &'a str {
         self.0
+    }
+}
+
+#[cfg(feature = "defmt")]
+impl<const MAX: usize> defmt::Format for Text<'_, MAX> {
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::Format::format(self.0, f);
     }
 }
 
@@ -102,7 +122,8 @@ impl<T: Copy + Default, const MAX: usize> List<T, MAX> {
     pub fn push(&mut self, item: T) -> Result<(), TooLong> {
         let place = self.items.get_mut(self.len).ok_or(TooLong { max: MAX })?;
         *place = item;
-        self.len += 1;
+        // Below `MAX`, or there would have been no place.
+        self.len = self.len.wrapping_add(1);
         Ok(())
     }
 }
@@ -112,6 +133,13 @@ impl<T, const MAX: usize> List<T, MAX> {
     #[must_use]
     pub fn as_slice(&self) -> &[T] {
         self.items.get(..self.len).unwrap_or_default()
+    }
+}
+
+#[cfg(feature = "defmt")]
+impl<T: defmt::Format, const MAX: usize> defmt::Format for List<T, MAX> {
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::Format::format(self.as_slice(), f);
     }
 }
 
@@ -176,6 +204,15 @@ mod tests {
         assert_eq!(Text::<4>::new("abcd").unwrap().as_str(), "abcd");
         assert_eq!(Text::<4>::new("abcde"), Err(TooLong { max: 4 }));
         assert_eq!(Text::<4>::new("äöü"), Err(TooLong { max: 4 }), "bytes count, not letters");
+    }
+
+    #[test]
+    fn text_is_cut_between_letters() {
+        assert_eq!(Text::<4>::cut("abcd").as_str(), "abcd");
+        assert_eq!(Text::<4>::cut("abcde").as_str(), "abcd");
+        assert_eq!(Text::<4>::cut("aäöü").as_str(), "aä");
+        assert_eq!(Text::<4>::cut("🦀🦀").as_str(), "🦀");
+        assert_eq!(Text::<3>::cut("🦀🦀").as_str(), "");
     }
 
     #[test]
