@@ -9,8 +9,20 @@
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+/// Tells the debugger what the link does, if there is one.
+macro_rules! event {
+    ($text:literal) => {
+        #[cfg(feature = "defmt")]
+        defmt::debug!($text);
+    };
+}
+
 pub mod bounded;
 pub mod codec;
 mod crc;
 pub mod frame;
+#[cfg(feature = "std")]
+pub mod host;
+pub mod link;
+mod ring;
 pub mod value;

@@ -1,0 +1,614 @@
+//! The host's half of the link: a state machine without a line, a clock or a disk of its own.
+//!
+//! Bytes and the time go in; what nodes say comes out, each record once and in order. Whoever uses it stores the records
+//! and then says so ([`Host::durable`]); only then they are acknowledged. A [`Position`] per node is all that has to survive a
+//! crash: store the last one in the transaction that stores the records, and hand them to [`Host::new`].
+//!
+//! | what happens | what the host does |
+//! |---|---|
+//! | a record comes again, since its ack was lost | drops it, acknowledges again |
+//! | a record is missing | asks for it; later ones are dropped, and come again |
+//! | the node says that records will never come | declares a [`Gap`] |
+//! | a record of a node or schema that it does not know (it was started again) | asks for a Hello |
+//! | the node was reset | begins a new order of numbers; what the node had not delivered is lost with its memory |
+//! | the host crashes before the record is durable | it was not acknowledged, so it comes again |
+//! | the host crashes between durable and ack | it comes again, and is recognised by the position |
+//! | garbage | counts it |
+//!
+//! ```
+//! use firmware_bridge::host::{Happening, Host, Now, Settings};
+//!
+//! let mut host = Host::new(Settings::default(), []);
+//! let now = Now { monotonic_us: 5, wall_us: 1_795_000_000_000_000, is_synced: true };
+//! let mut input: &[u8] = b"whatever the port had";
+//! while let Some(happening) = host.next(&mut input, &now) {
+//!     if let Happening::Sample(sample) = happening {
+//!         // Store it together with `sample.position`; when that is durable:
+//!         host.durable(&sample.position);
+//!     }
+//! }
+//! let mut output = Vec::new();
+//! host.transmit(&now, &mut output); // Write all of it to the port.
+//! ```
+
+pub mod clock;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::string::String;
+use std::sync::Arc;
+use std::vec::Vec;
+
+use crate::bounded::Text;
+use crate::codec::{Before, Decoded, Decoder, HOST_DECODER_BYTES, encode};
+use crate::frame::{
+    Ack, Event, FromNode, Hello, Level, MAX_HOST_WIRE_BYTES, MAX_WINDOW, Record, Resend, SampleSeq, Tag,
+    Time, Unusable, VERSION, Welcome,
+};
+use crate::value::{Value, Values, unpack};
+
+use peer::{Peer, Place};
+
+pub use peer::{Node, NodeChannel};
+
+/// The time, as the caller's clocks show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Microseconds of a clock that is never set.
+    pub monotonic_us: u64,
+    /// Microseconds since the Unix epoch, UTC.
+    pub wall_us: i64,
+    /// Whether that is true enough to tell it to nodes.
+    pub is_synced: bool,
+}
+
+/// How the host behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The first session; another number at each start, so that nodes are not misled by what was said before.
+    pub session: u32,
+    /// Records that a node may have on their way; at most [`MAX_WINDOW`].
+    pub window: u16,
+    /// How often a node is asked for its time, in microseconds.
+    pub time_every_us: u64,
+    /// How long an answer to a question may take before it is asked again, in microseconds.
+    pub ask_again_us: u64,
+    /// So many nodes are remembered; the one that was silent for longest is forgotten first.
+    pub max_nodes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { session: 1, window: 1_024, time_every_us: 30_000_000, ask_again_us: 1_000_000, max_nodes: 64 }
+    }
+}
+
+/// A record of a node, and with it all before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Which life of the node.
+    pub boot: u32,
+    /// The number of the record.
+    pub seq: SampleSeq,
+    /// When it was taken, by the node's clock.
+    pub uptime_ms: u64,
+    /// When it was taken, by our wall clock: microseconds since the Unix epoch. What follows is not placed before it. Of
+    /// records that will not come: that of the one before them, 0 if there is none.
+    pub wall_us: i64,
+    /// Which life as the host counts them; 0 for one that was stored.
+    life: u32,
+}
+
+impl Position {
+    /// One that was stored.
+    #[must_use]
+    pub fn stored(node: Arc<str>, boot: u32, seq: SampleSeq, uptime_ms: u64, wall_us: i64) -> Self {
+        Self { node, boot, seq, uptime_ms, wall_us, life: 0 }
+    }
+}
+
+/// What a node measured at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Which record it is, and when it was measured.
+    pub position: Position,
+    /// One value for each channel of the node.
+    pub values: Values,
+}
+
+/// Something that happened at a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeEvent {
+    /// Which record it is, and when it happened.
+    pub position: Position,
+    /// What.
+    pub name: Arc<str>,
+    /// What goes with it.
+    pub value: Value,
+}
+
+/// Records that will never come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first one.
+    pub first: SampleSeq,
+    /// The last one; durable like a record when the gap is stored.
+    pub position: Position,
+    /// Why.
+    pub reason: GapReason,
+}
+
+impl Gap {
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.position.seq.0.saturating_sub(self.first.0).saturating_add(1)
+    }
+}
+
+/// Why records will never come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// The node had no room for them, and says so.
+    Dropped,
+    /// The line lost them, and the node only transmits.
+    Lost,
+    /// They are of a kind that this version does not know.
+    Unreadable,
+}
+
+/// What happened on the line.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are samples, and an allocation for each costs more"
+)]
+pub enum Happening<'h> {
+    /// A node said who it is: the first time, after a reset, or with another schema.
+    Hello(Arc<Node>),
+    /// A sample; never one that came before.
+    Sample(Sample),
+    /// An event; never one that came before.
+    Event(NodeEvent),
+    /// Records that will never come.
+    Gap(Gap),
+    /// A line for people.
+    Log {
+        /// How much it matters.
+        level: Level,
+        /// Milliseconds since the node's reset.
+        uptime_ms: u64,
+        /// What it says.
+        text: &'h str,
+    },
+}
+
+/// What went over the line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames whose checksum was right.
+    pub frames: u64,
+    /// Pieces that were no frame.
+    pub garbage: u64,
+    /// The bytes of those.
+    pub garbage_bytes: u64,
+    /// Frames of a later version, echoes of our own, and malformed ones.
+    pub unusable: u64,
+    /// Records that we had already.
+    pub repeated: u64,
+    /// Records that came while earlier ones were missing.
+    pub early: u64,
+    /// Records of a node or a schema that we do not know.
+    pub strange: u64,
+}
+
+/// The host's half of a line.
+#[derive(Debug)]
+pub struct Host {
+    decoder: Decoder<HOST_DECODER_BYTES>,
+    core: Core,
+}
+
+/// All but the decoder, in which what is being read lies.
+#[derive(Debug)]
+struct Core {
+    settings: Settings,
+    peer: Option<Peer>,
+    /// Nodes that were here before: what they sent may still become durable.
+    away: Vec<Peer>,
+    /// How far each node is durable, and when we last heard of it.
+    known: HashMap<Arc<str>, (Position, u64)>,
+    lives: u32,
+    /// What happened together with what was given out last.
+    held: Option<Happened>,
+    /// The text of the last log line.
+    text: String,
+    due: Due,
+    counts: Counts,
+}
+
+/// What happened, without what is borrowed.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "as above")]
+enum Happened {
+    Hello(Arc<Node>),
+    Sample(Sample),
+    Event(NodeEvent),
+    Gap(Gap),
+    Log { level: Level, uptime_ms: u64 },
+}
+
+/// What is to be said, and when it was said last.
+#[derive(Debug, Default)]
+struct Due {
+    welcome: bool,
+    ack: bool,
+    /// A record that is to be asked for.
+    resend: Option<SampleSeq>,
+    /// The one that was asked for, and when.
+    resend_asked: Option<(SampleSeq, u64)>,
+    hello: bool,
+    hello_asked_us: Option<u64>,
+    /// When to ask for the time.
+    time_at_us: Option<u64>,
+    /// The question that is open: its stamp, and when it went out.
+    time_asked: Option<(u32, u64)>,
+    stamp: u32,
+}
+
+impl Host {
+    /// The host of one line. `known` is how far each node's records are durable.
+    #[must_use]
+    pub fn new(settings: Settings, known: impl IntoIterator<Item = Position>) -> Self {
+        let known = known.into_iter().map(|position| (position.node.clone(), (position, 0)));
+        let core = Core {
+            settings,
+            peer: None,
+            away: Vec::new(),
+            known: known.collect(),
+            lives: 0,
+            held: None,
+            text: String::new(),
+            // Whoever is there may be at work already, and need not have anything to say for hours.
+            due: Due { hello: true, ..Due::default() },
+            counts: Counts::default(),
+        };
+        Self { decoder: Decoder::new(), core }
+    }
+
+    /// Takes bytes off the beginning of `input` until something happened; `None` when they are used up.
+    pub fn next(&mut self, input: &mut &[u8], now: &Now) -> Option<Happening<'_>> {
+        let happened = loop {
+            if let Some(held) = self.core.held.take() {
+                break held;
+            }
+            let happened = match self.decoder.next(input)? {
+                Decoded::Body(body) => self.core.hear(body, now),
+                Decoded::Garbage { bytes } => {
+                    self.core.counts.garbage += 1;
+                    self.core.counts.garbage_bytes += u64::from(bytes);
+                    None
+                }
+            };
+            if let Some(happened) = happened {
+                break happened;
+            }
+        };
+        Some(match happened {
+            Happened::Hello(node) => Happening::Hello(node),
+            Happened::Sample(sample) => Happening::Sample(sample),
+            Happened::Event(event) => Happening::Event(event),
+            Happened::Gap(gap) => Happening::Gap(gap),
+            Happened::Log { level, uptime_ms } => Happening::Log { level, uptime_ms, text: &self.core.text },
+        })
+    }
+
+    /// That record and all before it are durable, gaps included. The node will be told.
+    pub fn durable(&mut self, position: &Position) {
+        self.core.durable(position);
+    }
+
+    /// What was given out and is not durable yet will not become so: it is to come again.
+    pub fn retract(&mut self) {
+        if let Some(peer) = &mut self.core.peer {
+            peer.retract();
+            self.core.due.resend = peer.is_two_way().then(|| peer.expected());
+            self.core.due.resend_asked = None;
+        }
+        self.core.held = None;
+    }
+
+    /// The port was closed, and may lead to another node when it is opened again. What was given out may still become
+    /// durable.
+    pub fn disconnected(&mut self) {
+        self.decoder.reset();
+        self.core.due.hello = true;
+        self.core.due.hello_asked_us = None;
+        self.core.due.time_asked = None;
+    }
+
+    /// Appends what is to be said to `out`: write all of it to the port. Call it when something happened or became durable,
+    /// and at [`Host::next_transmit_us`].
+    pub fn transmit(&mut self, now: &Now, out: &mut Vec<u8>) {
+        self.core.transmit(now, out);
+    }
+
+    /// When [`Host::transmit`] has something to say next, if nothing else happens; by the monotonic clock.
+    #[must_use]
+    pub fn next_transmit_us(&self) -> Option<u64> {
+        let due = &self.core.due;
+        if due.welcome || due.ack || due.resend.is_some() || due.hello {
+            return Some(0);
+        }
+        due.time_at_us
+    }
+
+    /// The node at the other end, as soon as it has said hello.
+    #[must_use]
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.core.peer.as_ref().map(|peer| &peer.node)
+    }
+
+    /// How much slower the node's clock is than ours; see [`clock::NodeClock::drift`].
+    #[must_use]
+    pub fn drift(&self) -> Option<f64> {
+        self.core.peer.as_ref().map(|peer| peer.clock.drift())
+    }
+
+    /// How far each node that is known is durable: what has to survive a crash.
+    pub fn known(&self) -> impl Iterator<Item = &Position> {
+        self.core.known.values().map(|(position, _)| position)
+    }
+
+    /// What went over the line.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.core.counts
+    }
+}
+
+impl Core {
+    fn hear(&mut self, body: &[u8], now: &Now) -> Option<Happened> {
+        self.counts.frames += 1;
+        match FromNode::parse(body) {
+            Ok(FromNode::Hello(hello)) => self.greet(&hello, now),
+            Ok(FromNode::Record(tag, record, content)) => self.record(tag, &record, content, now),
+            Ok(FromNode::Next(next, content)) => match self.peer.as_ref().map(|peer| peer.expand(&next)) {
+                Some(Some((seq, uptime_ms))) => self.place(Tag::SAMPLE, seq, uptime_ms, content, now),
+                Some(None) => {
+                    self.counts.early += 1;
+                    self.ask_for_missing(now);
+                    None
+                }
+                None => self.stranger(now),
+            },
+            Ok(FromNode::Dropped(dropped)) => {
+                let Some(peer) = self.peer.as_mut().filter(|peer| peer.context == dropped.context) else {
+                    return self.stranger(now);
+                };
+                let first = peer.give_up(dropped.up_to);
+                // The node waits for an answer, also if we have all of them.
+                self.due.ack |= first.is_none() && peer.is_two_way();
+                let wall_us = peer.clock.last_wall_us().unwrap_or(0);
+                let position = peer.position(dropped.up_to, wall_us);
+                first.map(|first| Happened::Gap(Gap { first, position, reason: GapReason::Dropped }))
+            }
+            Ok(FromNode::Clock(clock)) => {
+                let asked = self.due.time_asked.take_if(|(stamp, _)| *stamp == clock.stamp);
+                if let (Some((_, sent_us)), Some(peer)) = (asked, &mut self.peer) {
+                    peer.clock.exchanged(clock.uptime_ms, sent_us, now.monotonic_us);
+                }
+                None
+            }
+            Ok(FromNode::Log(log)) => {
+                self.text.clear();
+                self.text.push_str(log.text.as_str());
+                Some(Happened::Log { level: log.level, uptime_ms: log.uptime_ms })
+            }
+            Err(Unusable::Unknown(_) | Unusable::Malformed(_)) => {
+                self.counts.unusable += 1;
+                None
+            }
+        }
+    }
+
+    /// A node says who it is.
+    fn greet(&mut self, hello: &Hello<'_>, now: &Now) -> Option<Happened> {
+        let node = Node::of(hello);
+        let is_here = |peer: &mut Peer| peer.node.id == node.id;
+        let before = self.peer.take_if(is_here).or_else(|| self.away.extract_if(.., is_here).next());
+        self.away.extend(self.peer.take());
+        if self.away.len() > self.settings.max_nodes {
+            self.away.remove(0);
+        }
+        let mut is_news = true;
+        let peer = match before {
+            Some(mut peer) if peer.is_still(hello) => {
+                is_news = peer.greeted(node);
+                peer
+            }
+            before => {
+                self.lives = self.lives.wrapping_add(1);
+                // One that we have met ourselves we know better than from what was stored.
+                let stored = self.known.get(&node.id).map(|(position, _)| position);
+                let known = stored.filter(|stored| before.is_none() && is_life_of(stored, hello));
+                let session = self.settings.session.wrapping_add(self.lives);
+                let mut peer = Peer::new(hello, node, session, self.lives, known);
+                match (&before, known, stored) {
+                    (Some(before), _, _) => peer.clock.follow(before.clock.last_wall_us()),
+                    (None, Some(known), _) => peer.clock.resume(known.uptime_ms, known.wall_us),
+                    (None, None, stored) => peer.clock.follow(stored.map(|stored| stored.wall_us)),
+                }
+                peer
+            }
+        };
+        let peer = self.peer.insert(peer);
+        peer.clock.arrived(hello.uptime_ms, now.monotonic_us);
+        if let Some((_, heard_us)) = self.known.get_mut(&peer.node.id) {
+            *heard_us = now.monotonic_us;
+        }
+        self.due.welcome = peer.is_two_way();
+        self.due.resend_asked = None;
+        self.due.resend = None;
+        self.due.time_at_us = peer.is_two_way().then_some(0);
+        is_news.then(|| Happened::Hello(peer.node.clone()))
+    }
+
+    fn record(&mut self, tag: Tag, record: &Record, content: &[u8], now: &Now) -> Option<Happened> {
+        if self.peer.as_ref().is_none_or(|peer| peer.context != record.context) {
+            return self.stranger(now);
+        }
+        self.place(tag, record.seq, record.uptime_ms, content, now)
+    }
+
+    /// Takes the record if it is the one that comes next.
+    fn place(
+        &mut self,
+        tag: Tag,
+        seq: SampleSeq,
+        uptime_ms: u64,
+        content: &[u8],
+        now: &Now,
+    ) -> Option<Happened> {
+        let peer = self.peer.as_mut()?;
+        let lost = match peer.see(seq, uptime_ms) {
+            Place::InOrder => None,
+            Place::Before => {
+                self.counts.repeated += 1;
+                self.due.ack = peer.is_two_way();
+                return None;
+            }
+            Place::Beyond(_) if peer.is_two_way() => {
+                self.counts.early += 1;
+                self.ask_for_missing(now);
+                return None;
+            }
+            Place::Beyond(first) => Some(first),
+        };
+        if !peer.is_two_way() {
+            peer.clock.arrived(uptime_ms, now.monotonic_us);
+        }
+        let wall_us = peer.clock.wall_us(uptime_ms, now);
+        let position = peer.position(seq, wall_us);
+        peer.advance(seq);
+        let taken = read(tag, content, peer, position);
+        match lost {
+            None => Some(taken),
+            Some(first) => {
+                self.held = Some(taken);
+                let position = peer.position(seq.before(), wall_us);
+                Some(Happened::Gap(Gap { first, position, reason: GapReason::Lost }))
+            }
+        }
+    }
+
+    /// Asks for the record that comes next, unless the answer may still be on its way.
+    fn ask_for_missing(&mut self, now: &Now) {
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.is_two_way()) else { return };
+        let expected = peer.expected();
+        let is_asked = self.due.resend_asked.is_some_and(|(asked, at_us)| {
+            asked == expected && now.monotonic_us < at_us.saturating_add(self.settings.ask_again_us)
+        });
+        if !is_asked {
+            self.due.resend = Some(expected);
+        }
+    }
+
+    /// Something came from a node, or of a schema, that we do not know.
+    fn stranger(&mut self, now: &Now) -> Option<Happened> {
+        self.counts.strange += 1;
+        let is_asked = self
+            .due
+            .hello_asked_us
+            .is_some_and(|at_us| now.monotonic_us < at_us.saturating_add(self.settings.ask_again_us));
+        self.due.hello |= !is_asked;
+        None
+    }
+
+    fn durable(&mut self, position: &Position) {
+        if let Some(peer) = self.peer.as_mut().filter(|peer| peer.life == position.life) {
+            peer.settle(position);
+            self.due.ack = peer.is_two_way();
+        } else if let Some(peer) = self.away.iter_mut().find(|peer| peer.life == position.life) {
+            peer.settle(position);
+        }
+        let heard_us = self.known.get(&position.node).map_or(0, |(_, heard_us)| *heard_us);
+        self.known.insert(position.node.clone(), (position.clone(), heard_us));
+        if self.known.len() > self.settings.max_nodes
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, (_, at_us))| *at_us)
+        {
+            let oldest = oldest.0.clone();
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn transmit(&mut self, now: &Now, out: &mut Vec<u8>) {
+        let wall_us = now.is_synced.then_some(now.wall_us);
+        if std::mem::take(&mut self.due.hello) {
+            self.due.hello_asked_us = Some(now.monotonic_us);
+            say(Before::Unknown, Tag::REQUEST_HELLO, &(), out);
+        }
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.is_two_way()) else { return };
+        let session = peer.session;
+        if std::mem::take(&mut self.due.welcome) {
+            let welcome = Welcome {
+                version: VERSION,
+                session,
+                context: peer.context,
+                wall_us,
+                window: self.settings.window.clamp(1, MAX_WINDOW),
+                acked: peer.durable(),
+            };
+            say(Before::Unknown, Tag::WELCOME, &welcome, out);
+            self.due.ack = false;
+        }
+        if std::mem::take(&mut self.due.ack) {
+            say(Before::Frame, Tag::ACK, &Ack { session, up_to: peer.durable() }, out);
+        }
+        if let Some(from) = self.due.resend.take() {
+            self.due.resend_asked = Some((from, now.monotonic_us));
+            say(Before::Frame, Tag::RESEND, &Resend { session, from }, out);
+        }
+        if self.due.time_at_us.is_some_and(|at_us| at_us <= now.monotonic_us) {
+            self.due.stamp = self.due.stamp.wrapping_add(1);
+            self.due.time_asked = Some((self.due.stamp, now.monotonic_us));
+            self.due.time_at_us = Some(now.monotonic_us.saturating_add(self.settings.time_every_us));
+            say(Before::Frame, Tag::TIME, &Time { stamp: self.due.stamp, wall_us }, out);
+        }
+    }
+}
+
+/// True if `known` can be of the life that says hello: the same boot, unless it has given fewer numbers, or forgotten our
+/// acks and the time; then it was reset and says a boot that was used before.
+fn is_life_of(known: &Position, hello: &Hello<'_>) -> bool {
+    let has_forgotten = hello.acked == SampleSeq(0) && hello.uptime_ms < known.uptime_ms;
+    known.boot == hello.boot && known.seq < hello.next && !(has_forgotten && known.seq > SampleSeq(0))
+}
+
+/// What a record says.
+fn read(tag: Tag, content: &[u8], peer: &Peer, position: Position) -> Happened {
+    if tag == Tag::SAMPLE
+        && let Ok(values) = unpack(&peer.kinds, content)
+    {
+        return Happened::Sample(Sample { position, values });
+    }
+    if tag == Tag::EVENT
+        && let Ok((Event { name, value }, _)) = postcard::take_from_bytes::<Event<'_>>(content)
+    {
+        return Happened::Event(NodeEvent { position, name: Text::as_str(&name).into(), value });
+    }
+    Happened::Gap(Gap { first: position.seq, position, reason: GapReason::Unreadable })
+}
+
+/// Appends a frame to `out`.
+fn say<T: serde::Serialize>(before: Before, tag: Tag, message: &T, out: &mut Vec<u8>) {
+    let mut frame = [0; MAX_HOST_WIRE_BYTES];
+    // Cannot fail: no message of a host is longer.
+    if let Ok(length) = encode(before, tag, message, &[], &mut frame) {
+        out.extend_from_slice(frame.get(..length).unwrap_or_default());
+    }
+}
