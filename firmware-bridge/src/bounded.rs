@@ -129,6 +129,11 @@ impl<T: Copy + Default, const MAX: usize> List<T, MAX> {
 }
 
 impl<T, const MAX: usize> List<T, MAX> {
+    /// Forgets all but the first `length` items.
+    pub fn truncate(&mut self, length: usize) {
+        self.len = self.len.min(length);
+    }
+
     /// The items.
     #[must_use]
     pub fn as_slice(&self) -> &[T] {

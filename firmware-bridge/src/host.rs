@@ -438,11 +438,14 @@ impl Core {
                 let known = stored.filter(|stored| before.is_none() && is_life_of(stored, hello));
                 let session = self.settings.session.wrapping_add(self.lives);
                 let mut peer = Peer::new(hello, node, session, self.lives, known);
-                match (&before, known, stored) {
-                    (Some(before), _, _) => peer.clock.follow(before.clock.last_wall_us()),
-                    (None, Some(known), _) => peer.clock.resume(known.uptime_ms, known.wall_us),
-                    (None, None, stored) => peer.clock.follow(stored.map(|stored| stored.wall_us)),
-                }
+                // A new life begins at 0, and not before the last one.
+                let last = match &before {
+                    Some(before) => before.clock.last_wall_us().map(|wall_us| (0, wall_us)),
+                    None => known
+                        .map(|known| (known.uptime_ms, known.wall_us))
+                        .or(stored.map(|stored| (0, stored.wall_us))),
+                };
+                peer.keep_order(last);
                 peer
             }
         };

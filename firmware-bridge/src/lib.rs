@@ -25,4 +25,6 @@ pub mod frame;
 pub mod host;
 pub mod link;
 mod ring;
+pub mod sampler;
+pub mod sensors;
 pub mod value;

@@ -229,7 +229,7 @@ mod tests {
                 model.retain(|(seq, _)| *seq >= ring.first().0);
                 prop_assert_eq!(ring.next(), SampleSeq(seq + 1));
                 for (seq, bytes) in &model {
-                    prop_assert_eq!(content(&ring, *seq).as_ref(), Some(bytes));
+                    prop_assert_eq!(content(&ring, *seq), Some(bytes.clone()));
                 }
                 prop_assert_eq!(model.len() as u64, ring.next().0 - ring.first().0);
             }

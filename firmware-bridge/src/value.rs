@@ -94,6 +94,18 @@ impl Value {
     }
 }
 
+macro_rules! from {
+    ($($number:ty => $variant:ident),+) => {
+        $(impl From<$number> for Value {
+            fn from(value: $number) -> Self {
+                Self::$variant(value.into())
+            }
+        })+
+    };
+}
+
+from!(bool => Bool, u8 => Int, u16 => Int, u32 => Int, i16 => Int, i32 => Int, i64 => Int, f32 => Single, f64 => Double);
+
 /// Values that are not those of the schema: a mistake in the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

@@ -194,14 +194,9 @@ impl NodeClock {
         self.last.map(|(_, wall_us)| wall_us)
     }
 
-    /// Keeps order with what the node said before its reset.
-    pub fn follow(&mut self, wall_us: Option<i64>) {
-        self.last = wall_us.map(|wall_us| (0, wall_us));
-    }
-
-    /// Keeps order with what the node said before we were started again.
-    pub fn resume(&mut self, uptime_ms: u64, wall_us: i64) {
-        self.last = Some((self.unwrap(uptime_ms), wall_us));
+    /// Goes on from a time of the node and ours, as if it had been given out.
+    pub fn resume(&mut self, times: Option<(u64, i64)>) {
+        self.last = times.map(|(uptime_ms, wall_us)| (self.unwrap(uptime_ms), wall_us));
     }
 }
 

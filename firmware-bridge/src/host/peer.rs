@@ -114,7 +114,7 @@ impl Peer {
             clock: NodeClock::default(),
             expected: durable.next(),
             durable,
-            durable_times: known.map(|known| (known.uptime_ms, known.wall_us)),
+            durable_times: None,
             seen: None,
         }
     }
@@ -205,12 +205,16 @@ impl Peer {
         self.durable_times = Some((position.uptime_ms, position.wall_us));
     }
 
+    /// No record is placed before that: the node's time and ours.
+    pub(super) fn keep_order(&mut self, times: Option<(u64, i64)>) {
+        self.durable_times = times;
+        self.clock.resume(times);
+    }
+
     /// What was received and is not durable will not become so: it is to come again.
     pub(super) fn retract(&mut self) {
         self.expected = self.durable.next();
         self.seen = None;
-        if let Some((uptime_ms, wall_us)) = self.durable_times {
-            self.clock.resume(uptime_ms, wall_us);
-        }
+        self.keep_order(self.durable_times);
     }
 }
