@@ -7,8 +7,9 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::ser::SerializeSeq;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
+#[cfg(test)]
+use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
 /// It does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ impl<const MAX: usize> fmt::Display for Text<'_, MAX> {
     }
 }
 
+#[cfg(test)]
 impl<const MAX: usize> Serialize for Text<'_, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
@@ -148,6 +150,12 @@ impl<T: defmt::Format, const MAX: usize> defmt::Format for List<T, MAX> {
     }
 }
 
+impl<T, const MAX: usize> AsRef<[T]> for List<T, MAX> {
+    fn as_ref(&self) -> &[T] {
+        self.as_slice()
+    }
+}
+
 impl<T: Copy + Default, const MAX: usize> Default for List<T, MAX> {
     fn default() -> Self {
         Self::new()
@@ -166,6 +174,7 @@ impl<T: fmt::Debug, const MAX: usize> fmt::Debug for List<T, MAX> {
     }
 }
 
+#[cfg(test)]
 impl<T: Serialize, const MAX: usize> Serialize for List<T, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let items = self.as_slice();

@@ -3,12 +3,10 @@
 //! The zero byte occurs nowhere else, so whoever has lost the thread finds it again behind the next one: after any
 //! garbage at most the frame that it touches is lost. Both directions work in the caller's memory, piece by piece.
 
-use postcard::Serializer;
-use postcard::ser_flavors::Flavor;
-use serde::Serialize;
-
 use crate::crc::{CRC_BYTES, Crc, crc_of};
 use crate::frame::{MAX_HOST_BODY_BYTES, MAX_NODE_BODY_BYTES, Tag};
+pub use crate::wire::Message;
+use crate::wire::{Sink, Write};
 
 /// Memory for the largest body that a node receives.
 pub const NODE_DECODER_BYTES: usize = MAX_HOST_BODY_BYTES + CRC_BYTES;
@@ -43,35 +41,24 @@ pub enum Before {
 ///
 /// # Errors
 /// If `out` is too small.
-pub fn encode<T: Serialize + ?Sized>(
+pub fn encode(
     before: Before,
     tag: Tag,
-    message: &T,
+    message: &impl Message,
     content: &[&[u8]],
     out: &mut [u8],
 ) -> Result<usize, BufferTooSmall> {
-    write(before, tag, message, content, out).map_err(|_| BufferTooSmall)
+    let mut stuffer = Stuffer::new(before, out);
+    stuffer.byte(tag.0);
+    message.write(&mut stuffer);
+    content.iter().for_each(|part| stuffer.bytes(part));
+    stuffer.finish().ok_or(BufferTooSmall)
 }
 
-/// As [`encode`], with postcard's errors, of which only one can occur.
-fn write<T: Serialize + ?Sized>(
-    before: Before,
-    tag: Tag,
-    message: &T,
-    content: &[&[u8]],
-    out: &mut [u8],
-) -> postcard::Result<usize> {
-    let mut serializer = Serializer { output: Stuffer::new(before, out)? };
-    serializer.output.try_push(tag.0)?;
-    message.serialize(&mut serializer)?;
-    content.iter().try_for_each(|part| serializer.output.try_extend(part))?;
-    serializer.output.finalize()
-}
-
-/// COBS and checksum in one pass.
+/// COBS and checksum in one pass. What does not fit is left out, and noticed in the end.
 struct Stuffer<'o> {
     out: &'o mut [u8],
-    /// Bytes written.
+    /// Bytes written, had there been room.
     length: usize,
     /// Where the code of the current block goes.
     code_at: usize,
@@ -81,26 +68,27 @@ struct Stuffer<'o> {
 }
 
 impl<'o> Stuffer<'o> {
-    fn new(before: Before, out: &'o mut [u8]) -> postcard::Result<Self> {
+    fn new(before: Before, out: &'o mut [u8]) -> Self {
         let mut stuffer = Self { out, length: 0, code_at: 0, code: 1, crc: Crc::new() };
         if before == Before::Unknown {
-            stuffer.write(0)?;
+            stuffer.append(0);
         }
-        stuffer.open()?;
-        Ok(stuffer)
+        stuffer.open();
+        stuffer
     }
 
-    fn write(&mut self, byte: u8) -> postcard::Result<()> {
-        *self.out.get_mut(self.length).ok_or(postcard::Error::SerializeBufferFull)? = byte;
+    fn append(&mut self, byte: u8) {
+        if let Some(place) = self.out.get_mut(self.length) {
+            *place = byte;
+        }
         self.length = self.length.wrapping_add(1);
-        Ok(())
     }
 
     /// Begins a block.
-    fn open(&mut self) -> postcard::Result<()> {
+    fn open(&mut self) {
         self.code_at = self.length;
         self.code = 1;
-        self.write(0)
+        self.append(0);
     }
 
     /// Ends a block: its code is known now.
@@ -110,34 +98,32 @@ impl<'o> Stuffer<'o> {
         }
     }
 
-    fn stuff(&mut self, byte: u8) -> postcard::Result<()> {
+    fn stuff(&mut self, byte: u8) {
         if byte != 0 {
-            self.write(byte)?;
+            self.append(byte);
             self.code = self.code.wrapping_add(1);
         }
         if byte == 0 || self.code == FULL {
             self.close();
-            self.open()?;
+            self.open();
         }
-        Ok(())
+    }
+
+    /// Ends the frame; returns how many bytes it takes, if it has fitted.
+    fn finish(mut self) -> Option<usize> {
+        for byte in self.crc.value().to_le_bytes() {
+            self.stuff(byte);
+        }
+        self.close();
+        self.append(0);
+        (self.length <= self.out.len()).then_some(self.length)
     }
 }
 
-impl Flavor for Stuffer<'_> {
-    type Output = usize;
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+impl Sink for Stuffer<'_> {
+    fn byte(&mut self, byte: u8) {
         self.crc.update(&[byte]);
-        self.stuff(byte)
-    }
-
-    fn finalize(mut self) -> postcard::Result<usize> {
-        for byte in self.crc.value().to_le_bytes() {
-            self.stuff(byte)?;
-        }
-        self.close();
-        self.write(0)?;
-        Ok(self.length)
+        self.stuff(byte);
     }
 }
 
@@ -236,7 +222,7 @@ impl<const BYTES: usize> Decoder<BYTES> {
         let end = self.length.saturating_add(run.len());
         match self.body.get_mut(self.length..end) {
             Some(place) => {
-                place.copy_from_slice(run);
+                copy(place, run);
                 self.length = end;
             }
             None => self.broken = true,
@@ -257,6 +243,13 @@ impl<const BYTES: usize> Decoder<BYTES> {
             }
             _ => Decoded::Garbage { bytes },
         }
+    }
+}
+
+/// As `copy_from_slice`, of what is known to be as long; the compiler does not know it, and would leave a panic behind.
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
     }
 }
 

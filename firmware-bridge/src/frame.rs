@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A frame on the wire is a body and its CRC-32C (little-endian), COBS-encoded, ended by a zero byte. A body is a tag (one
-//! byte, [`Tag`]), then a struct of this file in [postcard](https://postcard.jamesmunns.com/wire-format): fields in the
+//! byte, [`Tag`]), then a struct of this file in [postcard](https://postcard.jamesmunns.com/wire-format)'s format: fields in the
 //! order below, no names, integers as varints, except where a field is an array of bytes.
 //!
 //! **Evolution.** What is here stays as it is. A later version may
@@ -20,7 +20,7 @@
 //!
 //! Anything else would be another protocol. Frames of every version are kept in `tests/frames.rs`.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::bounded::{List, Text};
 use crate::crc::{CRC_BYTES, crc_of};
@@ -116,7 +116,8 @@ impl Tag {
 }
 
 /// The number of a record among those of one boot: gapless from 1. Samples and events share the numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(transparent)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct SampleSeq(pub u64);
@@ -131,7 +132,8 @@ impl SampleSeq {
     /// The number `count` further on.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
-        Self(self.0.saturating_add(count))
+        // 2^64 records take longer than anything lasts.
+        Self(self.0.wrapping_add(count))
     }
 
     /// The number before this one; 0 stays 0, which is no record's number.
@@ -142,7 +144,8 @@ impl SampleSeq {
 }
 
 /// Stands for (node id, boot, schema): samples are understood only by who knows all three.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(transparent)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Context(pub [u8; 4]);
@@ -166,8 +169,10 @@ pub fn schema_hash(channels: &[Channel<'_>]) -> u32 {
 }
 
 /// Whether the node hears the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "u8", into = "u8")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(from = "u8")]
+#[cfg_attr(test, serde(into = "u8"))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Flow {
     /// It does: samples are acknowledged, and sent again until they are.
@@ -195,7 +200,8 @@ impl From<Flow> for u8 {
 /// Who a node is and what it measures: sent after a reset, when the schema changes, when the host asks, and when it is silent.
 ///
 /// A node has its channels in flash: `C` is then `&[Channel]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(bound(deserialize = "C: Deserialize<'de>"))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Hello<'a, C = Channels<'a>> {
@@ -223,7 +229,8 @@ pub struct Hello<'a, C = Channels<'a>> {
 }
 
 /// One thing that a node measures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Channel<'a> {
     /// Its name, such as `temperature`.
@@ -251,7 +258,8 @@ impl<'a> Channel<'a> {
 }
 
 /// Something that is kept until it is acknowledged: the head of a sample or an event. Its content follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Record {
     /// Which node, boot and schema.
@@ -266,7 +274,8 @@ pub struct Record {
 ///
 /// Only a host that has seen the record before can tell what it is; so a node sends the first one after anything
 /// unusual as a [`Record`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Next {
     /// The lower 16 bits of its number, little-endian.
@@ -276,7 +285,8 @@ pub struct Next {
 }
 
 /// Something that happened, beside the schema.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Event<'a> {
     /// What, such as `door` or `brown_out`.
@@ -287,7 +297,8 @@ pub struct Event<'a> {
 }
 
 /// Records that will never come, because the ring was full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Dropped {
     /// Which node, boot and schema.
@@ -299,7 +310,8 @@ pub struct Dropped {
 }
 
 /// The answer to [`Time`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Clock {
     /// The one of the question.
@@ -309,8 +321,10 @@ pub struct Clock {
 }
 
 /// How much a log line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "u8", into = "u8")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(from = "u8")]
+#[cfg_attr(test, serde(into = "u8"))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Level {
     /// Something is lost, or a person is needed.
@@ -346,7 +360,8 @@ impl From<Level> for u8 {
 }
 
 /// A line for people. It is sent once and not acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Log<'a> {
     /// How much it matters.
@@ -359,7 +374,8 @@ pub struct Log<'a> {
 }
 
 /// The host knows the node now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Welcome {
     /// [`VERSION`], as the host knows it.
@@ -377,7 +393,8 @@ pub struct Welcome {
 }
 
 /// Everything up to a record is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Ack {
     /// The one of the [`Welcome`].
@@ -387,7 +404,8 @@ pub struct Ack {
 }
 
 /// What time it is, and how late is it where you are?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Time {
     /// Comes back in the answer.
@@ -397,7 +415,8 @@ pub struct Time {
 }
 
 /// A record did not arrive: go on from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Resend {
     /// The one of the [`Welcome`].

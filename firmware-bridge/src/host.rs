@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use crate::bounded::Text;
-use crate::codec::{Before, Decoded, Decoder, HOST_DECODER_BYTES, encode};
+use crate::codec::{Before, Decoded, Decoder, HOST_DECODER_BYTES, Message, encode};
 use crate::frame::{
     Ack, Event, FromNode, Hello, Level, MAX_HOST_WIRE_BYTES, MAX_WINDOW, Record, Resend, SampleSeq, Tag,
     Time, Unusable, VERSION, Welcome,
@@ -608,7 +608,7 @@ fn read(tag: Tag, content: &[u8], peer: &Peer, position: Position) -> Happened {
 }
 
 /// Appends a frame to `out`.
-fn say<T: serde::Serialize>(before: Before, tag: Tag, message: &T, out: &mut Vec<u8>) {
+fn say(before: Before, tag: Tag, message: &impl Message, out: &mut Vec<u8>) {
     let mut frame = [0; MAX_HOST_WIRE_BYTES];
     // Cannot fail: no message of a host is longer.
     if let Ok(length) = encode(before, tag, message, &[], &mut frame) {

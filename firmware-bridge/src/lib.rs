@@ -28,3 +28,4 @@ mod ring;
 pub mod sampler;
 pub mod sensors;
 pub mod value;
+mod wire;

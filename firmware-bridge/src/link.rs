@@ -46,6 +46,7 @@ use crate::frame::{
 };
 use crate::ring::{Cursor, Kept, Ring};
 use crate::value::{MAX_CONTENT_BYTES, Mismatch, Value, pack};
+use crate::wire::{Bytes, Message as _};
 
 pub use crate::ring::{RECORD_HEAD_BYTES, TooLarge};
 
@@ -267,9 +268,10 @@ impl<'a, const RING: usize> Link<'a, RING> {
         value: Value,
     ) -> Result<Taken, NotTaken> {
         let mut content = [0; MAX_CONTENT_BYTES];
-        let content = postcard::to_slice(&Event { name, value }, &mut content)
-            .map_err(|_| NotTaken::TooLarge(TooLarge))?;
-        self.keep(Tag::EVENT, uptime_ms, content)
+        let mut out = Bytes::new(&mut content);
+        Event { name, value }.write(&mut out);
+        let length = out.finish().ok_or(NotTaken::TooLarge(TooLarge))?;
+        self.keep(Tag::EVENT, uptime_ms, content.get(..length).unwrap_or_default())
     }
 
     fn keep(&mut self, tag: Tag, uptime_ms: u64, content: &[u8]) -> Result<Taken, NotTaken> {

@@ -3,6 +3,7 @@
 //! A record is its tag, the length of its content (a byte each), its time (six bytes: 8 900 years in milliseconds), its
 //! content. Their numbers follow one another, so none is stored.
 
+use crate::codec::copy;
 use crate::frame::{SampleSeq, Tag};
 
 /// What a record takes beside its content.
@@ -68,7 +69,7 @@ impl<const BYTES: usize> Ring<BYTES> {
 
     /// Appends a record; returns how many had to go for it.
     pub(crate) fn push(&mut self, tag: Tag, uptime_ms: u64, content: &[u8]) -> Result<u32, TooLarge> {
-        let needed = content.len().saturating_add(RECORD_HEAD_BYTES);
+        let needed = content.len().wrapping_add(RECORD_HEAD_BYTES);
         let length = u8::try_from(content.len()).map_err(|_| TooLarge)?;
         if needed > BYTES {
             return Err(TooLarge);
@@ -81,9 +82,9 @@ impl<const BYTES: usize> Ring<BYTES> {
         let at = wrapped::<BYTES>(self.start, self.used);
         self.write(at, &[tag.0, length, a, b, c, d, e, f]);
         self.write(wrapped::<BYTES>(at, RECORD_HEAD_BYTES), content);
-        self.used = self.used.saturating_add(needed);
+        self.used = self.used.wrapping_add(needed);
         let dropped = before.saturating_sub(self.count);
-        self.count = self.count.saturating_add(1);
+        self.count = self.count.wrapping_add(1);
         Ok(dropped)
     }
 
@@ -137,39 +138,39 @@ impl<const BYTES: usize> Ring<BYTES> {
     fn length_at(&self, at: usize) -> usize {
         let mut head = [0; 2];
         self.read(at, &mut head);
-        usize::from(head[1]).saturating_add(RECORD_HEAD_BYTES)
+        usize::from(head[1]).wrapping_add(RECORD_HEAD_BYTES)
     }
 
     /// What lies at `at`: up to the edge, and from the beginning on.
     fn slices(&self, at: usize, length: usize) -> [&[u8]; 2] {
         let here = length.min(BYTES.saturating_sub(at));
         let over = length.saturating_sub(here);
-        let end = at.saturating_add(here);
+        let end = at.wrapping_add(here);
         [self.bytes.get(at..end).unwrap_or_default(), self.bytes.get(..over).unwrap_or_default()]
     }
 
     fn read(&self, at: usize, out: &mut [u8]) {
         let [here, over] = self.slices(at, out.len());
-        for (to, from) in out.iter_mut().zip(here.iter().chain(over)) {
-            *to = *from;
-        }
+        let (to_here, to_over) = out.split_at_mut(here.len().min(out.len()));
+        copy(to_here, here);
+        copy(to_over, over);
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         let (here, over) = bytes.split_at(bytes.len().min(BYTES.saturating_sub(at)));
-        let end = at.saturating_add(here.len());
+        let end = at.wrapping_add(here.len());
         if let Some(place) = self.bytes.get_mut(at..end) {
-            place.copy_from_slice(here);
+            copy(place, here);
         }
         if let Some(place) = self.bytes.get_mut(..over.len()) {
-            place.copy_from_slice(over);
+            copy(place, over);
         }
     }
 }
 
 /// `distance` bytes behind `at`, which is at most one round.
 const fn wrapped<const BYTES: usize>(at: usize, distance: usize) -> usize {
-    let to = at.saturating_add(distance);
+    let to = at.wrapping_add(distance);
     if to >= BYTES { to.saturating_sub(BYTES) } else { to }
 }
 

@@ -311,11 +311,13 @@ impl<S> Sampler<S> {
         if now_ms < self.due_ms {
             return false;
         }
-        let interval_ms = u64::from(self.interval_ms);
-        let late = now_ms.saturating_sub(self.due_ms).checked_div(interval_ms).unwrap_or(0);
+        // A small processor has no division of 64 bits; nobody polls 50 days late.
+        let late_ms = u32::try_from(now_ms.saturating_sub(self.due_ms)).unwrap_or(u32::MAX);
+        let late = late_ms.checked_div(self.interval_ms).unwrap_or(0);
         // What is missed before the first sample is nothing.
-        self.missed = self.missed.saturating_add(if self.due_ms == 0 { 0 } else { late });
-        self.due_ms = self.due_ms.saturating_add(late.saturating_add(1).saturating_mul(interval_ms));
+        self.missed = self.missed.saturating_add(if self.due_ms == 0 { 0 } else { late.into() });
+        let passed = u64::from(late).saturating_add(1).saturating_mul(self.interval_ms.into());
+        self.due_ms = self.due_ms.saturating_add(passed);
         true
     }
 }

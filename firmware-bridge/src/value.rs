@@ -5,12 +5,12 @@
 
 use core::fmt;
 
-use postcard::ser_flavors::Slice;
-use postcard::{Serializer, take_from_bytes};
-use serde::{Deserialize, Serialize};
+use postcard::take_from_bytes;
+use serde::Deserialize;
 
 use crate::bounded::List;
 use crate::frame::{Channel, MAX_CHANNELS};
+use crate::wire::{Bytes, Sink, Write};
 
 /// The largest content of a sample: the missing ones (a varint of 16 bits), and as many whole numbers, each a varint of 64.
 pub const MAX_CONTENT_BYTES: usize = 3 + MAX_CHANNELS * 10;
@@ -22,8 +22,10 @@ pub type Values = List<Value, MAX_CHANNELS>;
 ///
 /// One byte on the wire. Its upper half says how long a value is, so that a host can skip values of a kind that it does
 /// not know: 0 is one byte, 1 a varint, 2 four bytes, 3 eight bytes, 4 a length (varint) and as many bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "u8", into = "u8")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(from = "u8")]
+#[cfg_attr(test, serde(into = "u8"))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Kind {
     /// [`Value::Bool`].
@@ -64,7 +66,8 @@ impl From<Kind> for u8 {
 }
 
 /// One value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Value {
     /// The sensor could not be read this time, or was not asked.
@@ -165,28 +168,28 @@ pub fn pack(
     if let Some(channel) = wrong {
         return Err(Mismatch::Kind { channel });
     }
-    let whole = out.len();
-    let mut packer = Serializer { output: Slice::new(out) };
-    let packed =
-        write(values, &mut packer).and_then(|()| postcard::ser_flavors::Flavor::finalize(packer.output));
+    let mut packed = Bytes::new(out);
+    write(values, &mut packed);
     // Cannot fail: `MAX_CONTENT_BYTES` is enough for the longest values of the most channels.
-    packed.map(|bytes| bytes.len().min(whole)).map_err(|_| count)
+    packed.finish().ok_or(count)
 }
 
-/// Appends the missing ones and the values.
-fn write(values: &[Value], packer: &mut Serializer<Slice<'_>>) -> postcard::Result<()> {
+/// Appends the missing ones and the values, as postcard would.
+fn write(values: &[Value], packed: &mut impl Sink) {
     let mut missing = 0_u16;
     for value in values.iter().rev() {
-        missing = (missing << 1) | u16::from(*value == Value::Missing);
+        missing = (missing << 1) | u16::from(matches!(value, Value::Missing));
     }
-    missing.serialize(&mut *packer)?;
-    values.iter().try_for_each(|value| match value {
-        Value::Missing => Ok(()),
-        Value::Bool(value) => value.serialize(&mut *packer),
-        Value::Int(value) => value.serialize(&mut *packer),
-        Value::Single(value) => value.serialize(&mut *packer),
-        Value::Double(value) => value.serialize(&mut *packer),
-    })
+    packed.varint(missing.into());
+    for value in values {
+        match value {
+            Value::Missing => {}
+            Value::Bool(value) => packed.byte((*value).into()),
+            Value::Int(value) => packed.zigzag(*value),
+            Value::Single(value) => packed.bytes(&value.to_le_bytes()),
+            Value::Double(value) => packed.bytes(&value.to_le_bytes()),
+        }
+    }
 }
 
 /// What [`pack`] packed. Bytes behind the values are left alone.
