@@ -2,6 +2,7 @@
 //!
 //! `listen SOCKET [COUNT]` connects to a Unix socket, such as QEMU's `-serial unix:SOCKET,server=on,wait=on`. With COUNT it
 //! ends after so many records; halfway it forgets all but what a crash would leave, as if it had been started again.
+#![expect(clippy::print_stdout, reason = "that is its purpose")]
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -45,7 +46,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     continue;
                 }
                 Happening::Gap(gap) => {
-                    println!("{} records from {} on will not come: {:?}", gap.count(), gap.first.0, gap.reason);
+                    println!(
+                        "{} records from {} on will not come: {:?}",
+                        gap.count(),
+                        gap.first.0,
+                        gap.reason
+                    );
                     gap.position
                 }
                 Happening::Event(event) => {

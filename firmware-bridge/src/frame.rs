@@ -158,6 +158,18 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Stands for record `seq` where the host knows all but its lower 16 bits: these, little-endian, exclusive-or'ed with the
+    /// first bytes of the context. So a record of another node is not taken for the next one only because both began to count
+    /// at the same time.
+    #[must_use]
+    pub const fn mark(&self, seq: SampleSeq) -> [u8; 2] {
+        let [low, high, ..] = seq.0.to_le_bytes();
+        let [first, second, ..] = self.0;
+        [low ^ first, high ^ second]
+    }
+}
+
 /// The hash of a schema: it changes when a channel is added, removed, moved, renamed, or gets another unit or kind.
 #[must_use]
 pub fn schema_hash(channels: &[Channel<'_>]) -> u32 {
@@ -278,8 +290,8 @@ pub struct Record {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Next {
-    /// The lower 16 bits of its number, little-endian.
-    pub seq: [u8; 2],
+    /// [`Context::mark`] of its number.
+    pub mark: [u8; 2],
     /// Milliseconds after the record before.
     pub after_ms: u32,
 }

@@ -32,6 +32,7 @@
 //! ```
 
 pub mod clock;
+mod happening;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -47,10 +48,11 @@ use crate::frame::{
     Ack, Event, FromNode, Hello, Level, MAX_HOST_WIRE_BYTES, MAX_WINDOW, Record, Resend, SampleSeq, Tag,
     Time, Unusable, VERSION, Welcome,
 };
-use crate::value::{Value, Values, unpack};
+use crate::value::unpack;
 
 use peer::{Peer, Place};
 
+pub use happening::{Gap, GapReason, Happening, NodeEvent, Position, Sample};
 pub use peer::{Node, NodeChannel};
 
 /// The time, as the caller's clocks show it.
@@ -83,108 +85,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self { session: 1, window: 1_024, time_every_us: 30_000_000, ask_again_us: 1_000_000, max_nodes: 64 }
     }
-}
-
-/// A record of a node, and with it all before it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The node's name.
-    pub node: Arc<str>,
-    /// Which life of the node.
-    pub boot: u32,
-    /// The number of the record.
-    pub seq: SampleSeq,
-    /// When it was taken, by the node's clock.
-    pub uptime_ms: u64,
-    /// When it was taken, by our wall clock: microseconds since the Unix epoch. What follows is not placed before it. Of
-    /// records that will not come: that of the one before them, 0 if there is none.
-    pub wall_us: i64,
-    /// Which life as the host counts them; 0 for one that was stored.
-    life: u32,
-}
-
-impl Position {
-    /// One that was stored.
-    #[must_use]
-    pub fn stored(node: Arc<str>, boot: u32, seq: SampleSeq, uptime_ms: u64, wall_us: i64) -> Self {
-        Self { node, boot, seq, uptime_ms, wall_us, life: 0 }
-    }
-}
-
-/// What a node measured at one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// Which record it is, and when it was measured.
-    pub position: Position,
-    /// One value for each channel of the node.
-    pub values: Values,
-}
-
-/// Something that happened at a node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeEvent {
-    /// Which record it is, and when it happened.
-    pub position: Position,
-    /// What.
-    pub name: Arc<str>,
-    /// What goes with it.
-    pub value: Value,
-}
-
-/// Records that will never come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The first one.
-    pub first: SampleSeq,
-    /// The last one; durable like a record when the gap is stored.
-    pub position: Position,
-    /// Why.
-    pub reason: GapReason,
-}
-
-impl Gap {
-    /// How many they are.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.position.seq.0.saturating_sub(self.first.0).saturating_add(1)
-    }
-}
-
-/// Why records will never come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GapReason {
-    /// The node had no room for them, and says so.
-    Dropped,
-    /// The line lost them, and the node only transmits.
-    Lost,
-    /// They are of a kind that this version does not know.
-    Unreadable,
-}
-
-/// What happened on the line.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all of them are samples, and an allocation for each costs more"
-)]
-pub enum Happening<'h> {
-    /// A node said who it is: the first time, after a reset, or with another schema.
-    Hello(Arc<Node>),
-    /// A sample; never one that came before.
-    Sample(Sample),
-    /// An event; never one that came before.
-    Event(NodeEvent),
-    /// Records that will never come.
-    Gap(Gap),
-    /// A line for people.
-    Log {
-        /// How much it matters.
-        level: Level,
-        /// Milliseconds since the node's reset.
-        uptime_ms: u64,
-        /// What it says.
-        text: &'h str,
-    },
 }
 
 /// What went over the line.
@@ -291,6 +191,7 @@ impl Host {
                 Decoded::Garbage { bytes } => {
                     self.core.counts.garbage += 1;
                     self.core.counts.garbage_bytes += u64::from(bytes);
+                    self.core.lose_thread();
                     None
                 }
             };
@@ -326,6 +227,7 @@ impl Host {
     /// durable.
     pub fn disconnected(&mut self) {
         self.decoder.reset();
+        self.core.lose_thread();
         self.core.due.hello = true;
         self.core.due.hello_asked_us = None;
         self.core.due.time_asked = None;
@@ -420,6 +322,7 @@ impl Core {
     fn greet(&mut self, hello: &Hello<'_>, now: &Now) -> Option<Happened> {
         let node = Node::of(hello);
         let is_here = |peer: &mut Peer| peer.node.id == node.id;
+        let is_another = self.peer.as_mut().is_none_or(|peer| !is_here(peer));
         let before = self.peer.take_if(is_here).or_else(|| self.away.extract_if(.., is_here).next());
         self.away.extend(self.peer.take());
         if self.away.len() > self.settings.max_nodes {
@@ -428,7 +331,7 @@ impl Core {
         let mut is_news = true;
         let peer = match before {
             Some(mut peer) if peer.is_still(hello) => {
-                is_news = peer.greeted(node);
+                is_news = peer.greeted(node) || is_another;
                 peer
             }
             before => {
@@ -521,9 +424,16 @@ impl Core {
         }
     }
 
+    fn lose_thread(&mut self) {
+        if let Some(peer) = &mut self.peer {
+            peer.lose_thread();
+        }
+    }
+
     /// Something came from a node, or of a schema, that we do not know.
     fn stranger(&mut self, now: &Now) -> Option<Happened> {
         self.counts.strange += 1;
+        self.lose_thread();
         let is_asked = self
             .due
             .hello_asked_us

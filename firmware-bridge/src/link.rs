@@ -35,157 +35,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use core::fmt;
-
-use crate::bounded::{Text, TooLong};
+use crate::bounded::Text;
 use crate::codec::{Before, BufferTooSmall, Decoded, Decoder, NODE_DECODER_BYTES, encode};
 use crate::frame::{
     Channel, Clock, Context, Dropped, Event, Flow, FromHost, Hello, Level, Log, MAX_CHANNEL_NAME_BYTES,
-    MAX_CHANNELS, MAX_FIRMWARE_BYTES, MAX_WINDOW, Next, NodeId, Record, SampleSeq, Tag, VERSION, Welcome,
-    schema_hash,
+    MAX_CHANNELS, MAX_WINDOW, Next, Record, SampleSeq, Tag, VERSION, Welcome, schema_hash,
 };
 use crate::ring::{Cursor, Kept, Ring};
-use crate::value::{MAX_CONTENT_BYTES, Mismatch, Value, pack};
+use crate::value::{MAX_CONTENT_BYTES, Value, pack};
 use crate::wire::{Bytes, Message as _};
 
-pub use crate::ring::{RECORD_HEAD_BYTES, TooLarge};
-
+mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use crate::ring::{RECORD_HEAD_BYTES, TooLarge};
+pub use settings::{Counts, Identity, NotTaken, Settings, Taken, Unconfirmed};
+
 /// So often in a row a node resends without an answer before it asks who is there.
 const PATIENCE: u8 = 5;
-
-/// Who a node is; all of it in flash, but for the boot.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Identity<'a> {
-    /// Its name; unique among the nodes of an agent.
-    pub node: NodeId<'a>,
-    /// The version of its firmware.
-    pub firmware: Text<'a, MAX_FIRMWARE_BYTES>,
-    /// Another one after each reset: a counter in EEPROM, or else a random number. With one that was used before, a host
-    /// that has not noticed the reset would take new samples for old ones.
-    pub boot: u32,
-    /// What it measures.
-    pub channels: &'a [Channel<'a>],
-}
-
-impl<'a> Identity<'a> {
-    /// Checks what is checked once.
-    ///
-    /// # Errors
-    /// If the name or the version is too long, or there are more than [`MAX_CHANNELS`].
-    pub fn new(
-        node: &'a str,
-        firmware: &'a str,
-        boot: u32,
-        channels: &'a [Channel<'a>],
-    ) -> Result<Self, TooLong> {
-        if channels.len() > MAX_CHANNELS {
-            return Err(TooLong { max: MAX_CHANNELS });
-        }
-        Ok(Self { node: Text::new(node)?, firmware: Text::new(firmware)?, boot, channels })
-    }
-}
-
-/// How the link behaves. All times in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Settings {
-    /// Whether we hear the host.
-    pub flow: Flow,
-    /// The pause after the first [`Hello`]; it doubles with each that is not answered. Default 1 s.
-    pub hello_after_ms: u32,
-    /// The longest pause between two; on a one-way link the pause, as soon as it is reached. Default 30 s.
-    pub hello_at_most_ms: u32,
-    /// How long an acknowledgement may take: longer than the host gathers before it writes to its disk. Doubles with
-    /// each time-out. Default 3 s.
-    pub resend_after_ms: u32,
-    /// The longest that it grows to. Default 30 s.
-    pub resend_at_most_ms: u32,
-}
-
-impl Settings {
-    /// What suits nearly everyone.
-    pub const DEFAULT: Self = Self {
-        flow: Flow::TwoWay,
-        hello_after_ms: 1_000,
-        hello_at_most_ms: 30_000,
-        resend_after_ms: 3_000,
-        resend_at_most_ms: 30_000,
-    };
-    /// For a board without a receive line.
-    pub const ONE_WAY: Self = Self { flow: Flow::OneWay, ..Self::DEFAULT };
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-/// A record was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[must_use = "records may have been dropped for it"]
-pub struct Taken {
-    /// The number that it got.
-    pub seq: SampleSeq,
-    /// How many of the oldest were dropped for it; the host will be told.
-    pub dropped: u32,
-}
-
-/// Why a sample or an event was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum NotTaken {
-    /// Its values are not those of the schema.
-    Mismatch(Mismatch),
-    /// It is larger than the whole ring.
-    TooLarge(TooLarge),
-}
-
-impl fmt::Display for NotTaken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mismatch(cause) => cause.fmt(f),
-            Self::TooLarge(cause) => cause.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for NotTaken {}
-
-/// The schema stays, because the host has yet to confirm records of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Unconfirmed {
-    /// How many.
-    pub records: u64,
-}
-
-impl fmt::Display for Unconfirmed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records of the schema are not confirmed yet", self.records)
-    }
-}
-
-impl core::error::Error for Unconfirmed {}
-
-/// What became of it all, since the reset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Counts {
-    /// Records dropped because the ring was full.
-    pub dropped: u64,
-    /// Times that records were sent again.
-    pub resends: u32,
-    /// Received pieces that were no frame.
-    pub garbage: u32,
-    /// Received frames that we do not know, or that are not for us.
-    pub unusable: u32,
-}
 
 /// Where we stand with the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -579,8 +447,7 @@ impl<'a, const RING: usize> Link<'a, RING> {
         if let Some(after_ms) = after_ms.and_then(|after_ms| u32::try_from(after_ms).ok())
             && kept.tag == Tag::SAMPLE
         {
-            let [low, high, ..] = self.to_send.0.to_le_bytes();
-            let next = Next { seq: [low, high], after_ms };
+            let next = Next { mark: self.context.mark(self.to_send), after_ms };
             return encode(Before::Frame, Tag::NEXT, &next, &kept.content, out);
         }
         let before = match self.settings.flow {

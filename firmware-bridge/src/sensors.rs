@@ -240,6 +240,13 @@ mod tests {
         ]
     }
 
+    /// Everything that was expected has happened.
+    fn done(mut pin: Pin, buses: [Bus; 2], mut spi: Spi<u8>) {
+        pin.done();
+        buses.into_iter().for_each(|mut bus| bus.done());
+        spi.done();
+    }
+
     fn check(values: &[Value], failed: u32) {
         assert_eq!(failed, 0);
         let [door, board, temperature, humidity, a0, a1] = *values else { panic!("{values:?}") };
@@ -265,7 +272,7 @@ mod tests {
         );
         let read = Sampler::new(CHANNELS, sensors, 1_000).unwrap().poll(0).unwrap();
         check(read.values.as_slice(), read.failed);
-        ({ pin }.done(), { lm75_bus }.done(), { sht3x_bus }.done(), { spi }.done());
+        done(pin, [lm75_bus, sht3x_bus], spi);
     }
 
     #[cfg(feature = "async")]
@@ -292,7 +299,7 @@ mod tests {
         };
         let read = read.unwrap();
         check(read.values.as_slice(), read.failed);
-        ({ pin }.done(), { lm75_bus }.done(), { sht3x_bus }.done(), { spi }.done());
+        done(pin, [lm75_bus, sht3x_bus], spi);
     }
 
     #[test]

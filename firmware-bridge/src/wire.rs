@@ -94,7 +94,7 @@ impl Message for Record {
 
 impl Message for Next {
     fn write(&self, out: &mut impl Sink) {
-        out.bytes(&self.seq);
+        out.bytes(&self.mark);
         out.varint(self.after_ms.into());
     }
 }
@@ -253,7 +253,7 @@ mod tests {
             };
             check(&hello);
             check(&Record { context, seq: SampleSeq(a), uptime_ms: b });
-            check(&Next { seq: f.to_le_bytes(), after_ms: d });
+            check(&Next { mark: f.to_le_bytes(), after_ms: d });
             check(&Event { name: Text::cut(&texts.0), value });
             check(&Dropped { context, up_to: SampleSeq(a), total: b });
             check(&Clock { stamp: d, uptime_ms: a });

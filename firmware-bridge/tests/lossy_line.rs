@@ -3,6 +3,7 @@
 //! host has stored is every record once and in order, but for those that the node has declared as dropped.
 //!
 //! One seed is one run; a failing one is printed. `BRIDGE_SEEDS=100000` runs more of them.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic")]
 
 use std::collections::{HashMap, VecDeque};
 

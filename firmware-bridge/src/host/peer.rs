@@ -92,6 +92,8 @@ pub(super) struct Peer {
     durable_times: Option<(u64, i64)>,
     /// The last record seen on the line, and its time: what a [`Next`] goes on from.
     seen: Option<(SampleSeq, u64)>,
+    /// The time of the last record that was seen at all.
+    uptime_ms: u64,
 }
 
 impl Peer {
@@ -116,13 +118,14 @@ impl Peer {
             durable,
             durable_times: None,
             seen: None,
+            uptime_ms: known.map_or(0, |known| known.uptime_ms),
         }
     }
 
     /// True if the node that says hello is this one and was not reset, also if it says a boot that was used before: then it
     /// has given fewer numbers, or forgotten our acks and the time.
     pub(super) fn is_still(&self, hello: &Hello<'_>) -> bool {
-        let is_earlier = self.seen.is_some_and(|(_, uptime_ms)| hello.uptime_ms < uptime_ms);
+        let is_earlier = hello.uptime_ms < self.uptime_ms;
         let has_forgotten = hello.acked == SampleSeq(0) && self.durable > SampleSeq(0) && is_earlier;
         hello.boot == self.node.boot && hello.next >= self.expected && !has_forgotten
     }
@@ -130,7 +133,7 @@ impl Peer {
     /// It says hello again. True if it says something else than before, such as another schema.
     pub(super) fn greeted(&mut self, node: Node) -> bool {
         // It goes on with a record in full.
-        self.seen = None;
+        self.lose_thread();
         let is_news = *self.node != node;
         if is_news {
             self.kinds = node.channels.iter().map(|channel| channel.kind).collect();
@@ -156,28 +159,27 @@ impl Peer {
 
     /// The position of record `seq`.
     pub(super) fn position(&self, seq: SampleSeq, wall_us: i64) -> Position {
-        let uptime_ms = self.seen.map_or(0, |(_, uptime_ms)| uptime_ms);
-        Position {
-            node: self.node.id.clone(),
-            boot: self.node.boot,
-            seq,
-            uptime_ms,
-            wall_us,
-            life: self.life,
-        }
+        let (node, uptime_ms) = (self.node.id.clone(), self.uptime_ms);
+        Position { node, boot: self.node.boot, seq, uptime_ms, wall_us, life: self.life }
     }
 
     /// The number and the time of a record in short; `None` if the one before it was not seen.
     pub(super) fn expand(&self, next: &Next) -> Option<(SampleSeq, u64)> {
         let (before, uptime_ms) = self.seen?;
         let seq = before.next();
-        let [low, high, ..] = seq.0.to_le_bytes();
-        (next.seq == [low, high]).then(|| (seq, uptime_ms.saturating_add(u64::from(next.after_ms))))
+        (next.mark == self.context.mark(seq))
+            .then(|| (seq, uptime_ms.saturating_add(u64::from(next.after_ms))))
+    }
+
+    /// Whatever comes next does not follow what was seen: something was lost, or another node has spoken.
+    pub(super) fn lose_thread(&mut self) {
+        self.seen = None;
     }
 
     /// A record was seen on the line.
     pub(super) fn see(&mut self, seq: SampleSeq, uptime_ms: u64) -> Place {
         self.seen = Some((seq, uptime_ms));
+        self.uptime_ms = uptime_ms;
         if seq < self.expected {
             return Place::Before;
         }
