@@ -7,6 +7,7 @@ const POLYNOMIAL: u32 = 0x82F6_3B78;
 pub(crate) const CRC_BYTES: usize = 4;
 
 /// What `value` becomes after `bits` steps.
+#[cfg_attr(not(test), expect(clippy::arithmetic_side_effects, reason = "checked when it is compiled"))]
 const fn steps(mut value: u32, bits: u32) -> u32 {
     let mut step = 0;
     while step < bits {
@@ -17,7 +18,15 @@ const fn steps(mut value: u32, bits: u32) -> u32 {
 }
 
 /// The remainders of all numbers of `bits` bits.
-#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "checked when it is compiled")]
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "checked when it is compiled"
+    )
+)]
+#[expect(clippy::cast_possible_truncation, reason = "at most 256")]
 const fn table<const LENGTH: usize>(bits: u32) -> [u32; LENGTH] {
     let mut table = [0; LENGTH];
     let mut index = 0;

@@ -16,7 +16,7 @@
 //!   side is older, as its `version` says) takes a default;
 //! - add a tag: who does not know it ignores the frame and counts it. Tags from `0x10` to `0x1F` are numbered records
 //!   ([`Record`]), which an old host can thus declare as unreadable instead of waiting for them for ever;
-//! - add a [`Kind`](crate::value::Kind) of values, whose length an old host can tell.
+//! - add a [`Kind`] of values, whose length an old host can tell.
 //!
 //! Anything else would be another protocol. Frames of every version are kept in `tests/frames.rs`.
 
@@ -68,6 +68,10 @@ pub const MAX_HOST_WIRE_BYTES: usize = wire_bytes(MAX_HOST_BODY_BYTES);
 /// The most bytes on the wire that a body of so many takes: with the checksum, what COBS adds, and a delimiter on
 /// either side (the first one only where the line may have been silent or disturbed).
 #[must_use]
+#[cfg_attr(
+    not(test),
+    expect(clippy::arithmetic_side_effects, reason = "of constants, checked when it is compiled")
+)]
 pub const fn wire_bytes(body_bytes: usize) -> usize {
     let with_crc = body_bytes + CRC_BYTES;
     with_crc + with_crc / 254 + 1 + 2
