@@ -46,7 +46,7 @@ impl<'a> Identity<'a> {
 pub struct Settings {
     /// Whether we hear the host.
     pub flow: Flow,
-    /// The pause after the first [`Hello`]; it doubles with each that is not answered. Default 1 s.
+    /// The pause after the first [`Hello`](crate::frame::Hello); it doubles with each that is not answered. Default 1 s.
     pub hello_after_ms: u32,
     /// The longest pause between two; on a one-way link the pause, as soon as it is reached. Default 30 s.
     pub hello_at_most_ms: u32,
