@@ -117,6 +117,24 @@ fn a_host_that_lost_its_state_believes_the_node() {
 }
 
 #[test]
+fn a_host_that_was_set_back_declares_what_is_gone() {
+    let (mut first, mut link) = (host(None), node("a", 1));
+    measure(&mut link, 3);
+    let (_, last) = talk(&mut first, &mut link, 10);
+    let last = last.unwrap();
+    first.durable(&last);
+    talk(&mut first, &mut link, 20);
+    measure(&mut link, 1);
+    // An image of its disk from when it had one of them.
+    let mut restored = host(Some(Position { seq: SampleSeq(1), ..last }));
+    let (got, last) = talk(&mut restored, &mut link, 30);
+    assert_eq!(got, [Got::Hello(1), Got::Gap(2, 3, GapReason::Dropped), Got::Sample(4)]);
+    restored.durable(&last.unwrap());
+    talk(&mut restored, &mut link, 40);
+    assert_eq!(link.unconfirmed(), 0);
+}
+
+#[test]
 fn a_reset_begins_a_new_order() {
     let mut host = host(None);
     let mut link = node("a", 1);
