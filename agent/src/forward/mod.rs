@@ -451,6 +451,9 @@ impl Forward {
 
     /// The records of a batch cannot be read: the store tells the operator; here it is tried again later.
     fn unreadable(&mut self, error: &BatchError) {
+        if let BatchError::Missing { stream, seq } = error {
+            self.store.suspect(*stream, *seq);
+        }
         self.pause(State::Retrying, chain(error), None);
     }
 

@@ -1,10 +1,12 @@
 //! The windows' checkpoint in the store: rows of state, marks, and what was emitted since. All of it is opaque here.
 
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
+use tracing::warn;
 
 use super::file::{Error, File, SERIES, STATE, WINDOWS};
 use super::ledger::Books;
 use super::{CheckpointBase, Emitted, WindowsSnapshot, WindowsUpdate, chunk, codec};
+use crate::causes::chain;
 use crate::reading::WindowRecord;
 use crate::stream::{Seq, Stream};
 
@@ -72,15 +74,25 @@ pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<WindowsSnap
             let (key, value) = row?;
             let seq = Seq(key.value());
             let of_chunk = |source| Error::Chunk { stream: Stream::Windows, seq, source };
-            let chunk = chunk::Chunk::parse(value.value()).map_err(of_chunk)?;
-            let body = chunk.body().map_err(of_chunk)?;
-            let (position, note, records) = codec::decode_windows(&body)
-                .map_err(|source| of_chunk(chunk::Error::Body { first: seq, source }))?;
-            // A replayed result is in a chunk of replayed ones: no reading makes it come out again.
-            if records.iter().any(WindowRecord::is_replayed) {
-                continue;
+            let read = || {
+                let chunk = chunk::Chunk::parse(value.value())?;
+                codec::decode_windows(&chunk.body()?)
+                    .map_err(|source| chunk::Error::Body { first: seq, source })
+            };
+            let (position, note, mut records) = match read() {
+                Ok(read) => read,
+                // Its results come out of the replay once more, and under new numbers: so they are not lost.
+                Err(source) => {
+                    let error = of_chunk(source);
+                    warn!(%seq, error = %chain(&error), "results of windows cannot be read; they are computed again");
+                    continue;
+                }
+            };
+            // What is replayed, or was saved of a damaged store, is none of what these windows emitted.
+            records.retain(|record| !record.is_replayed());
+            if !records.is_empty() || !note.is_empty() {
+                emitted.push(Emitted { position: Seq(position), records, note });
             }
-            emitted.push(Emitted { position: Seq(position), records, note });
         }
         for row in transaction.open_table(STATE)?.range(MARKS)? {
             let (_, value) = row?;

@@ -161,6 +161,12 @@ impl<'a> Chunk<'a> {
         Ok(Self { header, body, note })
     }
 
+    /// How long it is.
+    #[must_use]
+    pub(super) fn bytes(&self) -> usize {
+        HEADER_BYTES + self.body.len() + self.note.len()
+    }
+
     /// The body as it was encoded.
     ///
     /// # Errors
@@ -245,6 +251,21 @@ impl Packed {
         out[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
         out
     }
+}
+
+/// How long the chunk is that begins with `bytes`, if one of this format could: for finding chunks by their bytes.
+#[must_use]
+pub(super) fn announced_bytes(bytes: &[u8]) -> Option<usize> {
+    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+    if header[..4] != MAGIC || header[4] != VERSION || header[5] > 1 || header[6] > 2 || header[7] != 0 {
+        return None;
+    }
+    // No stream ever comes that far.
+    if u64_at(header, 8) == 0 || u64_at(header, 8) >= 1 << 62 {
+        return None;
+    }
+    let length = |at| usize::try_from(u32_at(header, at)).ok();
+    HEADER_BYTES.checked_add(length(32)?)?.checked_add(length(36)?)
 }
 
 /// Over everything but the checksum itself.

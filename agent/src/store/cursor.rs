@@ -165,6 +165,41 @@ impl Ledger {
         }
     }
 
+    /// `range` was just appended, and this sink need not get it, for `reason`: it counts as what the reason says.
+    pub fn settle(&mut self, range: SeqRange, reason: GapReason) {
+        let before = self.shed;
+        let settled = self.shed(range, reason);
+        match reason {
+            GapReason::Replay => (self.shed, self.delivered) = (before, self.delivered + settled),
+            GapReason::DeadLetter => (self.shed, self.dead_lettered) = (before, self.dead_lettered + settled),
+            GapReason::ShedSize
+            | GapReason::ShedAge
+            | GapReason::BeforeSink
+            | GapReason::Removed
+            | GapReason::Damage => {}
+        }
+    }
+
+    /// Why this sink need not get `seq`; `None` if it still has to be sent.
+    #[must_use]
+    pub fn settled_by(&self, seq: Seq) -> Option<GapReason> {
+        if seq < self.cursor {
+            return Some(GapReason::Replay);
+        }
+        let gaps = self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead);
+        gaps.filter(|gap| gap.range.contains(seq)).map(|gap| gap.reason).next()
+    }
+
+    /// What of the stream before `head` this sink still has to be sent, in order.
+    #[must_use]
+    pub fn wanted(&self, head: Seq) -> Vec<SeqRange> {
+        if head <= self.cursor {
+            return Vec::new();
+        }
+        let gaps: Vec<Gap> = self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
+        uncovered(SeqRange { first: self.cursor, last: Seq(head.0 - 1) }, &gaps)
+    }
+
     /// True if `range` holds nothing that this sink still has to be sent.
     #[must_use]
     pub fn is_settled(&self, range: SeqRange) -> bool {

@@ -1,19 +1,24 @@
 //! What one commit is about to make true: the books after it, and the rows that hold it.
 
 use super::chunk::{self, Packed};
+use super::damage::Before;
 use super::ledger::Books;
 use super::note::Note;
 use super::recent::Change;
 use super::retention;
+use super::salvage::Slice;
 use super::work::{Group, LedgerChange, LedgerEvent, Letter};
 use super::{DeadLetter, WindowsUpdate, codec};
 use crate::reading::{Reading, Timestamp, WindowRecord};
-use crate::stream::{Seq, Stream};
+use crate::stream::{GapReason, Seq, SeqRange, Stream};
 
 /// No more readings than this go into one chunk, however small they are.
 const MAX_CHUNK_READINGS: usize = 1 << 16;
 /// Window results that go into one chunk. One takes 60 to 100 bytes, so this stays below the size at which redb wastes least.
 const CHUNK_WINDOWS: usize = 512;
+
+/// Readings of a damaged file that are packed together: some may be packed twice if they do not fit.
+const SALVAGED_READINGS: usize = 4_096;
 
 /// A row on its way into the table of its stream.
 pub(super) struct Row {
@@ -169,6 +174,68 @@ impl Draft {
             }
             let newest = taken.iter().map(|reading| reading.received).max().unwrap_or_default();
             return (count, self.row(Stream::Readings, count, newest, packed));
+        }
+    }
+
+    /// Takes over what was read of a damaged file. Each sink that need not get a record any more is told why.
+    pub(super) fn add_salvaged(&mut self, slice: &Slice, before: &Before, bytes_per_reading: &mut f64) {
+        let Some(place) = self.books.damage.files.iter().position(|file| file.name == slice.name) else {
+            return;
+        };
+        let mut rest = slice.readings.as_slice();
+        while !rest.is_empty() {
+            let most = rest.len().min(SALVAGED_READINGS);
+            let readings: Vec<Reading> = rest[..most].iter().map(|(_, reading)| reading.clone()).collect();
+            let (taken, row) = self.pack_readings(&readings, bytes_per_reading);
+            self.settle(Stream::Readings, row.first, &rest[..taken], before);
+            self.last_row_bytes = Some(retention::disk_bytes(row.packed.chunk_bytes()));
+            self.rows.push(row);
+            rest = &rest[taken..];
+        }
+        for part in slice.windows.chunks(CHUNK_WINDOWS) {
+            let records: Vec<WindowRecord> = part.iter().map(|(_, record)| record.clone()).collect();
+            let mut body = Vec::new();
+            codec::encode_windows(0, &[], &records, &mut body);
+            let row = self.row(Stream::Windows, records.len(), self.wall, Packed::new(body));
+            self.settle(Stream::Windows, row.first, part, before);
+            self.rows.push(row);
+        }
+        let damage = &mut self.books.damage;
+        let file = &mut damage.files[place];
+        file.done = slice.done;
+        let saved = [slice.readings.len() as u64, slice.windows.len() as u64, 0];
+        for (nth, count) in saved.into_iter().enumerate() {
+            file.saved[nth] += count;
+            damage.saved[nth] += count;
+        }
+        if let Some(lost) = slice.end {
+            damage.files.remove(place);
+            for (all, more) in damage.lost.iter_mut().zip(lost) {
+                *all += more;
+            }
+        }
+    }
+
+    /// `records`, which had other numbers before, were appended from `first` on.
+    fn settle<T>(&mut self, stream: Stream, first: Seq, records: &[(Seq, T)], before: &Before) {
+        for (name, sink) in &mut self.books.sinks {
+            let Some(ledger) = sink.streams.get_mut(&stream) else { continue };
+            let mut run: Option<(SeqRange, GapReason)> = None;
+            for (seq, (old, _)) in (first.0..).map(Seq).zip(records) {
+                let reason = before.settled_by(name, stream, *old);
+                match (&mut run, reason) {
+                    (Some((range, of)), Some(reason)) if *of == reason => range.last = seq,
+                    (_, reason) => {
+                        let next = reason.map(|reason| (SeqRange { first: seq, last: seq }, reason));
+                        if let Some((range, reason)) = std::mem::replace(&mut run, next) {
+                            ledger.settle(range, reason);
+                        }
+                    }
+                }
+            }
+            if let Some((range, reason)) = run {
+                ledger.settle(range, reason);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{PoisonError, RwLock};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 
-use super::chunk;
+use super::{chunk, damage};
 use crate::stream::{Seq, Stream};
 
 /// Chunks of the readings; the last one's note is the state of the store.
@@ -151,7 +151,12 @@ impl File {
         make_dir(dir)?;
         let path = dir.join(FILE_NAME);
         if !path.exists() {
-            create(&path)?;
+            if damage::left_aside(dir).is_some() {
+                return Err(Error::Damaged {
+                    what: "it was moved aside and nothing took its place yet".into(),
+                });
+            }
+            create(&path, |_| Ok(()))?;
         }
         Self::on(Medium::File(path), progress)
     }
@@ -213,10 +218,19 @@ impl File {
     /// # Errors
     /// If it cannot be opened (yet).
     pub(super) fn reopen(&self) -> Result<(), Error> {
+        self.reopen_after(|| Ok(()))
+    }
+
+    /// Drops the database, lets `replace` put another file in its place, and opens that. Who has a handle reads from the new one.
+    ///
+    /// # Errors
+    /// If `replace` fails, or the new file cannot be opened.
+    pub(super) fn reopen_after(&self, replace: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         let before = database.take();
         // Dropping writes, too; a panic there says what we know already.
         drop(catch_unwind(AssertUnwindSafe(move || drop(before))));
+        replace()?;
         *database = Some(self.medium.open(|_| {})?);
         Ok(())
     }
@@ -263,6 +277,11 @@ impl File {
         }
     }
 
+    /// Whether it is a file that another can take the place of.
+    pub(super) fn is_replaceable(&self) -> bool {
+        matches!(self.medium, Medium::File(_))
+    }
+
     fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = database.as_ref() else {
@@ -282,8 +301,9 @@ pub fn make_dir(dir: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(dir).map_err(|source| Error::Directory { path: dir.to_owned(), source })
 }
 
-/// Makes the file under another name first: a power cut while redb writes its first pages leaves a file that does not open.
-fn create(path: &Path) -> Result<(), Error> {
+/// Makes the file under another name first: a power cut while redb writes its first pages leaves a file that does not open. `fill`
+/// writes what is to be in it from the first moment on.
+pub(super) fn create(path: &Path, fill: impl FnOnce(&File) -> Result<(), Error>) -> Result<(), Error> {
     let temporary = path.with_extension("redb.new");
     let io = |source| Error::Directory { path: temporary.clone(), source };
     match std::fs::remove_file(&temporary) {
@@ -292,7 +312,9 @@ fn create(path: &Path) -> Result<(), Error> {
     }
     let database = builder().create(&temporary).map_err(|error| open_error(error, &temporary))?;
     make_tables(&database)?;
-    drop(database);
+    let file = File { medium: Medium::File(temporary.clone()), database: RwLock::new(Some(database)) };
+    fill(&file)?;
+    drop(file);
     std::fs::rename(&temporary, path).map_err(io)?;
     let dir = path.parent().expect("the file lies in the data directory");
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
@@ -326,6 +348,10 @@ impl Medium {
         let mut builder = builder();
         builder.set_repair_callback(move |session| progress(session.progress()));
         let opened = catch_unwind(AssertUnwindSafe(|| match self {
+            // redb would make a new database of an empty file, and nobody would know that there was another.
+            Self::File(path) if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
+                Err(Error::Damaged { what: "the file is empty".into() })
+            }
             Self::File(path) => builder.open(path).map_err(|error| open_error(error, path)),
             Self::Backend(open) => open(&builder).map_err(|error| open_error(error, Path::new("backend"))),
         }));

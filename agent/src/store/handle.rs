@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use super::ballast::Ballast;
 use super::boots::Boot;
 use super::compaction::{self, Occasion};
+use super::damage::{self, Opening};
 use super::file::{self, Error, File, Medium, STATE};
 use super::ledger::{Books, Identity};
 use super::letters::{LettersChange, LettersDone};
@@ -105,8 +107,35 @@ impl Store {
             info!(done_bytes, total_bytes, "store was not closed cleanly; reading it through");
             report.send_modify(|report| report.recovering = Some(Recovering { done_bytes, total_bytes }));
         };
-        let file = Arc::new(File::open(&settings.data_dir, progress)?);
-        Self::open_file(file, settings, (agent, machine), windows, clock, published)
+        let progress = Arc::new(progress);
+        let open = || {
+            let progress = Arc::clone(&progress);
+            Loaded::of(File::open(&settings.data_dir, move |part| progress(part))?, &settings, windows)
+        };
+        let loaded = match open() {
+            // The disk may answer when it is asked once more.
+            Err(Error::Io(_)) => open(),
+            first => first,
+        };
+        let loaded = match loaded {
+            Err(error) if error.is_damage() => {
+                warn!(error = %chain(&error), "the store is damaged and cannot be opened");
+                let identity = Identity { agent: agent.to_owned(), machine: machine.to_owned() };
+                let opening = Opening {
+                    settings: &settings,
+                    windows,
+                    identity: &identity,
+                    now: clock.monotonic(),
+                    wall: clock.wall(),
+                };
+                opening.begin_anew(None, &*progress)?;
+                open()?
+            }
+            loaded => loaded?,
+        };
+        Ballast::in_dir(&settings.data_dir).make();
+        damage::tidy(&settings.data_dir, &loaded.state.books.damage.files, settings.max_size_bytes);
+        Self::open_file(loaded, (agent, machine), clock, published)
     }
 
     /// As [`Store::open`], on a disk of tests or simulations; `owner` is agent and machine.
@@ -121,22 +150,19 @@ impl Store {
         clock: Clock,
         published: Published,
     ) -> Result<Opened, Error> {
-        let file = Arc::new(File::on(medium, |_| {})?);
-        Self::open_file(file, settings, owner, windows, clock, published)
+        let loaded = Loaded::of(File::on(medium, |_| {})?, &settings, windows)?;
+        Self::open_file(loaded, owner, clock, published)
     }
 
     /// As [`Store::open`], with the file that was opened; `owner` is agent and machine.
     fn open_file(
-        file: Arc<File>,
-        settings: Settings,
+        loaded: Loaded,
         owner: (&str, &str),
-        windows: WindowsPresence,
         clock: Clock,
         published: Published,
     ) -> Result<Opened, Error> {
-        let before = identity(&file)?;
+        let Loaded { file, identity: before, mut state } = loaded;
         let identity = Identity { agent: owner.0.to_owned(), machine: owner.1.to_owned() };
-        let mut state = State::load(&file, settings, windows)?;
         if before.as_ref() != Some(&identity) {
             let epoch = Epoch(uuid::Uuid::new_v4());
             if let Some(before) = before {
@@ -336,6 +362,11 @@ impl Store {
         checkpoint::windows_snapshot(&self.reader.file, &books)
     }
 
+    /// `seq` could not be read although it should be there: the writer looks, and declares lost what is. Does not block.
+    pub fn suspect(&self, stream: Stream, seq: Seq) {
+        self.reader.suspect(stream, seq);
+    }
+
     async fn ask(&self, request: impl FnOnce(oneshot::Sender<()>) -> Request) -> Result<(), Closed> {
         let (done, durable) = oneshot::channel();
         self.requests.send(request(done)).await.map_err(|_| Closed)?;
@@ -361,6 +392,37 @@ fn compact_if_it_pays(file: &File, state: &State) -> Result<u64, Error> {
     Ok(file_bytes)
 }
 
+/// A store that was opened and read.
+struct Loaded {
+    file: Arc<File>,
+    /// Whose it was, if it is not new.
+    identity: Option<Identity>,
+    state: State,
+}
+
+impl Loaded {
+    /// Reads everything that a start needs, so that what cannot be read shows now.
+    fn of(file: File, settings: &Settings, windows: WindowsPresence) -> Result<Self, Error> {
+        let identity = identity(&file)?;
+        let mut state = State::load(&file, settings.clone(), windows)?;
+        // Whose it is was written in its first commit.
+        if identity.is_some() && state.books.commit == 0 {
+            return Err(Error::unreadable("its books"));
+        }
+        // The windows begin with what the checkpoint has; where it was void, that is nothing.
+        state.books.damage.is_checkpoint_void = false;
+        if windows == WindowsPresence::Configured {
+            checkpoint::windows_snapshot(&file, &state.books)?;
+        }
+        Ok(Self { file: Arc::new(file), identity, state })
+    }
+}
+
+/// The row of `state` with the format of the tables.
+pub(super) fn format_row() -> (String, Vec<u8>) {
+    (FORMAT_ROW.to_owned(), postcard::to_stdvec(&FORMAT).expect("a Vec takes any bytes"))
+}
+
 /// Whose the store was, if it is not new.
 fn identity(file: &File) -> Result<Option<Identity>, Error> {
     let (format, identity) = file.read(|transaction| {
@@ -370,7 +432,8 @@ fn identity(file: &File) -> Result<Option<Identity>, Error> {
     })?;
     match format {
         Some(format) => {
-            let found = postcard::from_bytes(&format).unwrap_or(u32::MAX);
+            let found =
+                postcard::from_bytes(&format).map_err(|_| Error::unreadable("the format of the store"))?;
             if found > FORMAT {
                 return Err(Error::Newer { found, known: FORMAT });
             }

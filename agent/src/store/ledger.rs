@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::boots::Boots;
+use crate::reading::Timestamp;
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
 /// Everything the store knows about its own contents but the contents. Small: it rides in every commit.
@@ -39,6 +40,8 @@ pub struct Books {
     pub dead_letters: DeadLetterBooks,
     /// When the machine was started, as far as readings need it.
     pub boots: Boots,
+    /// What a damaged disk cost.
+    pub damage: DamageBooks,
 }
 
 /// The epoch before, and where this one goes on: the number that its first record had in the one before.
@@ -171,6 +174,36 @@ impl SinkBooks {
     }
 }
 
+/// What a damaged disk cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamageBooks {
+    /// How often a damaged store was moved aside.
+    pub moved_aside: u64,
+    /// When that was last.
+    pub last: Option<Timestamp>,
+    /// Records that some sink still wanted and that are lost, by stream, in the order of [`Stream::ALL`].
+    pub lost: [u64; 3],
+    /// Records read from damaged files and stored anew.
+    pub saved: [u64; 3],
+    /// Dead letters that are lost.
+    pub lost_letters: u64,
+    /// Damaged files that are still being read, the oldest first.
+    pub files: Vec<DamagedFile>,
+    /// The rows of the windows' checkpoint were lost while the windows ran on: what changes is not enough to begin from.
+    pub is_checkpoint_void: bool,
+}
+
+/// A damaged file that is being read, and how far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Its name in the data directory.
+    pub name: String,
+    /// What it held before these numbers is stored anew, or lost; by stream, in its own numbers.
+    pub done: [Seq; 3],
+    /// Records saved from it, by stream.
+    pub saved: [u64; 3],
+}
+
 /// Whose a store is. When either differs at start (a cloned card, a renamed agent), a new epoch begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -195,6 +228,7 @@ impl Default for Books {
             checkpoint: CheckpointBooks { position: Seq::FIRST, windows_next: Seq::FIRST },
             dead_letters: DeadLetterBooks::default(),
             boots: Boots::default(),
+            damage: DamageBooks::default(),
         }
     }
 }

@@ -10,20 +10,22 @@
 //! ```
 
 use postcard::ser_flavors::Size;
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 use tokio::time::Instant;
-use tracing::error;
+use tracing::warn;
 
 use super::chunk::{self, Packed};
+use super::damage::Before;
 use super::draft::{Draft, Row};
 use super::file::{self, DEAD_LETTERS, Error, File, READINGS, STATE};
 use super::ledger::Books;
 use super::note::Note;
 use super::pins::NextBatches;
 use super::recent::{Change, Recent};
+use super::salvage::Slice;
 use super::settings::Settings;
-use super::work::{SinkSpec, Work};
-use super::{checkpoint, letters, retention};
+use super::work::{LedgerEvent, SinkSpec, Work};
+use super::{checkpoint, damage, letters, lost, retention};
 use crate::causes::chain;
 use crate::reading::{ClockState, Timestamp};
 use crate::stream::{Seq, Stream};
@@ -67,6 +69,8 @@ pub(super) struct State {
     pub(super) ages_by: Option<(Timestamp, ClockState)>,
     /// The next commit looks for what can go.
     pub(super) trims_next: bool,
+    /// What the damaged file that is being read was.
+    pub(super) before: Option<Before>,
 }
 
 /// Whether anybody computes windows.
@@ -119,7 +123,7 @@ impl State {
                     Ok(chunk) => chunk,
                     // Of an older one only what peers sent is missed: a message that comes again may be stored again.
                     Err(source) if !notes.is_empty() => {
-                        error!(%seq, error = %chain(&source), "the store is damaged: the readings of one chunk cannot be read");
+                        warn!(%seq, error = %chain(&source), "one chunk of readings cannot be read; what of it is still wanted will be declared lost");
                         continue;
                     }
                     Err(source) => return Err(Error::Chunk { stream: Stream::Readings, seq, source }),
@@ -139,6 +143,17 @@ impl State {
                     break;
                 }
                 notes.push(note);
+            }
+            // A page that was written to another's place, or an old one that came back, breaks no checksum.
+            if let Some(Note { books, .. }) = notes.first() {
+                let rows = readings.len()?;
+                let held = books.stream(Stream::Readings).held_chunks + u64::from(last_is_empty);
+                let windows = transaction.open_table(file::WINDOWS)?.len()?;
+                if rows != held || windows != books.stream(Stream::Windows).held_chunks {
+                    return Err(Error::Damaged {
+                        what: format!("it holds {rows} rows of readings and {windows} of windows, other than its books say"),
+                    });
+                }
             }
             let carried = notes.first().filter(|_| last_is_empty).map(|note| note.recent.clone());
             let mut recent = Recent::default();
@@ -171,7 +186,54 @@ impl State {
             recent_saved,
             next_batches: NextBatches::default(),
             bytes_per_reading: 48.0,
+            before: None,
         })
+    }
+
+    /// The state of a store that is about to be made, in place of a damaged one. Its first commit writes all of it.
+    pub(super) fn beginning(
+        books: Books,
+        recent: Recent,
+        settings: Settings,
+        windows: WindowsPresence,
+    ) -> Self {
+        let recent_saved = RecentSaved {
+            commit: books.commit,
+            position: books.stream(Stream::Readings).next,
+            // So that a copy is due.
+            bytes_since: u64::MAX / 2,
+            messages_since: 0,
+        };
+        Self {
+            trimmed_at_commit: books.commit,
+            last_row_bytes: 0,
+            is_over: false,
+            books,
+            recent,
+            sinks: Vec::new(),
+            settings,
+            windows,
+            carried: Vec::new(),
+            recent_saved,
+            next_batches: NextBatches::default(),
+            bytes_per_reading: 48.0,
+            before: None,
+        }
+    }
+
+    /// What the damaged file was that is read next, and what late answers say of it.
+    fn before(&self, file: &File, work: &Work) -> Result<Option<Before>, Error> {
+        let Some(damaged) = self.books.damage.files.first() else { return Ok(None) };
+        let mut before = match &self.before {
+            Some(before) => before.clone(),
+            None => damage::before_of(file, &self.settings.data_dir, &damaged.name)?,
+        };
+        for change in &work.ledger {
+            if let LedgerEvent::Advance(next) = change.event {
+                before.advance(&change.sink, change.stream, change.epoch, next);
+            }
+        }
+        Ok(Some(before))
     }
 
     /// Makes `work` durable. On an error nothing has changed here; the same work may be committed again.
@@ -186,6 +248,7 @@ impl State {
         let (ages_by, clock) = self.ages_by.unwrap_or((wall, ClockState::Synced));
         // The age of results that are stored while the clock is not right is unknown.
         let wall = if clock == ClockState::Synced { wall } else { Timestamp(0) };
+        let before = self.before(file, work)?;
         let mut draft = Draft::after(&self.books, wall, self.settings.dead_letters.max_payload_bytes);
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
@@ -203,6 +266,9 @@ impl State {
             draft.add_windows(update);
         }
         letters::replay(&mut draft, &letters, &mut bytes_per_reading);
+        if let (Some(slice), Some(before)) = (&work.salvaged, &before) {
+            draft.add_salvaged(slice, before, &mut bytes_per_reading);
+        }
         if self.windows == WindowsPresence::None {
             draft.books.checkpoint.position = draft.books.stream(Stream::Readings).next;
             draft.books.checkpoint.windows_next = draft.books.stream(Stream::Windows).next;
@@ -238,12 +304,24 @@ impl State {
                 let row = postcard::to_stdvec(identity).expect("a Vec takes any bytes");
                 transaction.open_table(STATE)?.insert(IDENTITY_ROW, row.as_slice())?;
             }
+            for (stream, seq) in &work.suspects {
+                let head = self.books.stream(*stream).next;
+                lost::declare(transaction, &mut draft.books, head, sinks, *stream, *seq)?;
+            }
+            if before != self.before {
+                damage::write_before(transaction, &self.books.damage, before.as_ref())?;
+            }
+            if let Some(Slice { name, end: Some(_), .. }) = &work.salvaged {
+                transaction.open_table(STATE)?.remove(damage::row_key(name).as_str())?;
+            }
             for (key, value) in &work.remember {
                 transaction.open_table(STATE)?.insert(key.as_str(), value.as_slice())?;
             }
             if let Some(update) = &work.windows {
                 checkpoint::write_mark(transaction, update, draft.books.commit)?;
-                checkpoint::write_checkpoint(transaction, update)?;
+                if !self.books.damage.is_checkpoint_void {
+                    checkpoint::write_checkpoint(transaction, update)?;
+                }
             }
             if let Some(change) = &work.letters {
                 letters::remove(transaction, &mut draft.books.dead_letters, change, &letters)?;
@@ -270,6 +348,7 @@ impl State {
         })?;
 
         self.settle(draft, work, copy, pressure);
+        self.before = before.filter(|_| work.salvaged.as_ref().is_none_or(|slice| slice.end.is_none()));
         self.next_batches = next_batches;
         self.bytes_per_reading = bytes_per_reading;
         Ok(pressure)

@@ -5,12 +5,14 @@
 //! books change in the transaction that makes them true. Table names stay in here.
 
 mod ageing;
+mod ballast;
 pub mod boots;
 mod checkpoint;
 mod chunk;
 mod codec;
 mod compaction;
 mod cursor;
+mod damage;
 mod draft;
 mod epoch;
 mod file;
@@ -20,6 +22,7 @@ mod handle;
 pub mod ledger;
 pub mod letters;
 mod log;
+mod lost;
 mod missed;
 mod note;
 pub mod offline;
@@ -28,6 +31,8 @@ mod reader;
 pub mod recent;
 pub mod report;
 mod retention;
+mod salvage;
+mod scan;
 pub mod settings;
 mod sinks;
 pub mod work;

@@ -44,6 +44,10 @@ impl NextBatches {
         work: &Work,
         now: Instant,
     ) -> Self {
+        // How long the records of a damaged file are is not known here: the sinks cut them themselves.
+        if work.salvaged.is_some() {
+            return Self::default();
+        }
         let mut all = HashMap::new();
         let corrections = books.boots.known();
         for stream in Stream::ALL {

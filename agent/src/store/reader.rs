@@ -1,9 +1,10 @@
 //! Reading back: from memory what was appended a moment ago, from the file what is older.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::error;
+use tokio::sync::Notify;
+use tracing::debug;
 
 use super::chunk::{self, Chunk};
 use super::file::{self, Error, File};
@@ -15,8 +16,8 @@ use crate::stream::{Seq, SeqRange, Stream};
 /// Bytes of readings kept in memory for readers that are close behind; they then cost no decoding.
 const TAIL_BYTES: usize = 2 << 20;
 
-/// So many damaged chunks are named in the log; more of them say nothing new.
-const REPORTED: usize = 1_000;
+/// So many numbers wait to be looked at, at most; who cannot read the others will say so again.
+const SUSPECTS: usize = 1_000;
 
 /// Records that were stored together.
 #[derive(Clone, Debug)]
@@ -67,19 +68,44 @@ impl Piece {
 pub struct Reader {
     pub(super) file: Arc<File>,
     tail: Arc<Mutex<Tail>>,
+    suspects: Arc<Suspects>,
+}
+
+/// Numbers that could not be read, until the writer looks at them.
+#[derive(Debug, Default)]
+struct Suspects {
+    numbers: Mutex<BTreeSet<(Stream, Seq)>>,
+    added: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Tail {
     pieces: VecDeque<(Piece, usize)>,
     bytes: usize,
-    /// Chunks that could not be read, and were reported.
-    damaged: HashSet<(Stream, Seq)>,
 }
 
 impl Reader {
     pub(super) fn new(file: Arc<File>) -> Self {
-        Self { file, tail: Arc::default() }
+        Self { file, tail: Arc::default(), suspects: Arc::default() }
+    }
+
+    /// `seq` could not be read: the writer is to look.
+    pub(super) fn suspect(&self, stream: Stream, seq: Seq) {
+        let mut numbers = self.suspects.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.len() < SUSPECTS && numbers.insert((stream, seq)) {
+            self.suspects.added.notify_one();
+        }
+    }
+
+    /// Waits until something could not be read. Cancel-safe.
+    pub(super) async fn suspected(&self) {
+        self.suspects.added.notified().await;
+    }
+
+    /// What could not be read since this was asked last.
+    pub(super) fn take_suspects(&self) -> Vec<(Stream, Seq)> {
+        let mut numbers = self.suspects.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *numbers).into_iter().collect()
     }
 
     /// Keeps what was just stored at hand.
@@ -102,7 +128,7 @@ impl Reader {
         if let Some(piece) = self.recent(stream, seq) {
             return Ok(Some(piece));
         }
-        self.file.read(|transaction| {
+        let piece = self.file.read(|transaction| {
             let table = transaction.open_table(file::table(stream))?;
             let mut before = table.range(..=seq.0)?;
             for row in before.next_back().into_iter().chain(table.range(seq.next().0..)?) {
@@ -114,7 +140,11 @@ impl Reader {
                 }
             }
             Ok(None)
-        })
+        });
+        if piece.as_ref().is_err_and(Error::is_damage) {
+            self.suspect(stream, seq);
+        }
+        piece
     }
 
     /// At most `limit` dead letters with ids above `after`, oldest first.
@@ -144,12 +174,10 @@ impl Reader {
         })
     }
 
-    /// A chunk cannot be read: said once, and what follows it is read instead.
+    /// A chunk cannot be read: the writer is told, and what follows it is read instead.
     fn damaged(&self, stream: Stream, seq: Seq, error: &Error) {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.damaged.len() < REPORTED && tail.damaged.insert((stream, seq)) {
-            error!(%stream, %seq, error = %chain(error), "the store is damaged: the records of one chunk cannot be read");
-        }
+        debug!(%stream, %seq, error = %chain(error), "the records of one chunk cannot be read");
+        self.suspect(stream, seq);
     }
 
     /// As [`Reader::piece`], but only if the records are in memory. Does not block.
@@ -174,6 +202,9 @@ pub(super) fn read_piece(stream: Stream, key: Seq, bytes: &[u8], from: Seq) -> R
     let chunk = Chunk::parse(bytes).map_err(of_chunk)?;
     if chunk.header.range().is_none_or(|range| range.last < from) {
         return Ok(None);
+    }
+    if chunk.header.first != key {
+        return Err(of_chunk(chunk::Error::NotAChunk));
     }
     let body = chunk.body().map_err(of_chunk)?;
     let unreadable = |source| of_chunk(chunk::Error::Body { first: key, source });

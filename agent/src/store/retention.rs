@@ -66,7 +66,7 @@ pub(super) fn disk_bytes(row_bytes: usize) -> u64 {
 
 impl Books {
     /// `range` is gone, and something before it is not.
-    fn add_hole(&mut self, stream: Stream, range: SeqRange) {
+    pub(super) fn add_hole(&mut self, stream: Stream, range: SeqRange) {
         let holes = &mut self.holes[stream.index()];
         let at = holes.partition_point(|hole| hole.first < range.first);
         holes.insert(at, range);

@@ -1,6 +1,7 @@
 //! The store as rooms use it: groups in, sinks' answers, crashes between.
 
 mod ages;
+mod damage;
 mod disk;
 mod faults;
 mod letters;

@@ -8,6 +8,7 @@ use super::boots::Boot;
 use super::ledger::{Identity, SourceCounts};
 use super::letters::LettersChange;
 use super::recent::Change;
+use super::salvage::Slice;
 use super::{DeadLetterOrigin, WindowsUpdate};
 use crate::reading::{Reading, Timestamp};
 use crate::stream::{Epoch, Seq, Stream};
@@ -136,6 +137,10 @@ pub(super) struct Work {
     pub(super) boot: Option<Boot>,
     /// A new epoch, and whose the store is from then on.
     pub(super) epoch: Option<(Epoch, Identity)>,
+    /// What was read of a damaged file.
+    pub(super) salvaged: Option<Slice>,
+    /// Numbers that could not be read.
+    pub(super) suspects: Vec<(Stream, Seq)>,
 }
 
 impl Work {
@@ -148,5 +153,7 @@ impl Work {
             && self.letters.is_none()
             && self.boot.is_none()
             && self.epoch.is_none()
+            && self.salvaged.is_none()
+            && self.suspects.is_empty()
     }
 }

@@ -10,17 +10,21 @@
 //! cursor only after seconds of silence, because any commit that comes along takes it. When the disk fails, the work
 //! is kept, the file opened again, and the same work committed; nobody is told that anything is durable meanwhile.
 
+mod trouble;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use self::trouble::{Salvaging, Starved};
 use super::ageing::Ageing;
 use super::compaction::{self, Occasion};
-use super::file::Error;
+use super::damage::{Before, Opening};
+use super::file::{Error, File};
 use super::handle::Request;
 use super::ledger::{Books, Identity};
 use super::letters::{LettersChange, LettersDone};
@@ -28,12 +32,13 @@ use super::log::State;
 use super::reader::{Piece, Reader};
 use super::report::{self, Report};
 use super::retention::{self, Pressure};
+use super::salvage::{Salvager, Slice, Step};
 use super::settings::{Settings, WhenFull};
 use super::work::{Group, Work};
 use crate::backoff::{self, Backoff};
 use crate::blocking::{blocking, blocking_for_long};
 use crate::causes::chain;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::pulse;
 use crate::reading::{ClockState, Timestamp};
 use crate::stream::{Epoch, Seq, Stream};
@@ -47,6 +52,9 @@ const REOPEN: backoff::Settings =
 /// Records that are too old and could not go are tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 
+/// The store is given up when what was met in a row weighs this much. Damage does after three times: opening it again may help. A
+/// disk that fails does after half a minute or more: it may only have been unplugged.
+const STRIKES: u32 = 12;
 /// The task that commits.
 pub struct Writer {
     ends: Ends,
@@ -68,6 +76,16 @@ pub struct Writer {
     ageing: Ageing,
     /// When to look for records that are too old, whether or not anything is committed.
     look_at: Instant,
+    /// Reads a damaged file, between its steps.
+    salvager: Option<Box<Salvager>>,
+    /// A step of it that is under way.
+    salvaging: Option<Salvaging>,
+    /// When the next step may begin.
+    salvage_at: Instant,
+    /// Who is to be told when the group in `work` is durable.
+    group_waiting: Option<oneshot::Sender<()>>,
+    /// The disk is full and the ballast given back.
+    starved: Option<Starved>,
 }
 
 /// What the writer shares with the handles.
@@ -89,6 +107,11 @@ impl Writer {
             look_at: now + look_every(&state.settings),
             ends,
             state: Some(Box::new(state)),
+            salvager: None,
+            salvaging: None,
+            salvage_at: clock.monotonic(),
+            group_waiting: None,
+            starved: None,
             clock,
             pressure: Pressure::default(),
             work: Work::default(),
@@ -131,11 +154,27 @@ impl Writer {
             if self.look_at <= now {
                 return Event::Look;
             }
-            let wake_at = self.due.map_or(self.look_at, |due| due.min(self.look_at));
-            match timeout_at(wake_at, self.ends.requests.recv()).await {
-                Ok(Some(request)) => self.take(request),
-                Ok(None) => return Event::Closed,
-                Err(_) => {}
+            self.look_for_room(now).await;
+            let salvage_at = self.start_salvage(now);
+            tokio::select! {
+                biased;
+                received = self.ends.requests.recv() => match received {
+                    Some(request) => self.take(request),
+                    None => return Event::Closed,
+                },
+                () = clock::until(self.due) => {}
+                () = clock::until(Some(self.look_at)) => {}
+                () = self.ends.reader.suspected() => {
+                    self.work.suspects.extend(self.ends.reader.take_suspects());
+                    self.due = Some(now);
+                }
+                (salvager, step) = under_way(&mut self.salvaging) => {
+                    self.salvaging = None;
+                    self.salvager = Some(salvager);
+                    self.take_salvaged(now, step);
+                }
+                () = clock::until(salvage_at) => {}
+                () = clock::until(self.starved.map(|starved| starved.look_at)) => {}
             }
         }
     }
@@ -162,7 +201,8 @@ impl Writer {
                 }
                 debug_assert!(self.work.group.is_none(), "ingest has one group on the way at a time");
                 self.work.group = Some(group);
-                (now, Some(done))
+                self.group_waiting = Some(done);
+                (now, None)
             }
             Request::Windows(update, done) => {
                 // Who stops waits for his checkpoint, however long the interval.
@@ -218,7 +258,7 @@ impl Writer {
     fn is_full(&self) -> bool {
         let is_blocking =
             self.state.as_ref().is_some_and(|state| state.settings.when_full == WhenFull::Block);
-        self.pressure.far_over || (self.pressure.over && is_blocking)
+        self.is_starved() || self.pressure.far_over || (self.pressure.over && is_blocking)
     }
 
     /// Commits if records are too old, so that they go also where nothing else is committed.
@@ -257,6 +297,7 @@ impl Writer {
     async fn commit(&mut self) {
         self.due = None;
         let mut backoff = Backoff::new(REOPEN);
+        let mut strikes = 0;
         let mut work = std::mem::take(&mut self.work);
         let ages_by = self.ages_by();
         let mut state = self.state.take().expect("the state is away only within this function");
@@ -283,8 +324,17 @@ impl Writer {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    match pulse::waiting(self.reopened(state, &mut backoff)).await {
+                    if matches!(error, Error::Full) {
+                        self.starve(&state, &mut work).await;
+                    }
+                    strikes += weight(&error);
+                    match pulse::waiting(self.reopened(state, &mut backoff, &mut strikes)).await {
                         Reopened::AsBefore(same) => state = same,
+                        // The same work goes into the new store; sinks' answers count in the old one's books, too.
+                        Reopened::Anew(new) => {
+                            state = new;
+                            self.salvager = None;
+                        }
                         // The commit that seemed to fail is in the file.
                         Reopened::WithCommit(later) => {
                             state = later;
@@ -298,13 +348,16 @@ impl Writer {
             }
         };
         self.publish(&state, &mut work, before, pressure);
+        if let Some(Slice { name, end: Some(lost), .. }) = &work.salvaged {
+            self.salvaged(&state, name, *lost).await;
+        }
         let letters_done = LettersDone::between(letters_before, state.books.dead_letters);
         self.state = Some(state);
         if let Some(done) = self.letters_done.take() {
             // Who asked and went does not mind.
             let _gone = done.send(letters_done);
         }
-        for done in self.waiting.drain(..) {
+        for done in self.waiting.drain(..).chain(self.group_waiting.take()) {
             // Who asked and went does not mind.
             let _gone = done.send(());
         }
@@ -369,7 +422,10 @@ impl Writer {
             () if pressure.shed > 0 || pressure.over || self.still_sheds(state) => report::State::Shedding,
             () => report::State::Ok,
         };
-        self.tell(now, pressure);
+        // A full disk stays one until readings can be taken again.
+        if !self.is_starved() {
+            self.tell(now, pressure);
+        }
         self.ends.report.send_modify(|report| report.bytes = state.books.held_bytes());
         self.pressure = pressure;
         self.ends.wants_checkpoint.send_if_modified(|wanted| {
@@ -419,7 +475,9 @@ impl Writer {
     fn failed(&self, error: &Error) {
         let before = self.ends.report.borrow().state;
         let text = chain(error);
-        if before != report::State::Failing {
+        if before != report::State::Failing && error.is_damage() {
+            warn!(error = %text, "the store cannot be read; nothing is acknowledged until it can");
+        } else if before != report::State::Failing {
             error!(error = %text, "store cannot write; nothing is acknowledged until it can");
         }
         self.ends.report.send_modify(|report| {
@@ -429,10 +487,17 @@ impl Writer {
     }
 
     /// Opens the file again, as often as it takes, and reads from it what is durable.
-    async fn reopened(&self, before: Box<State>, backoff: &mut Backoff) -> Reopened {
+    async fn reopened(&mut self, before: Box<State>, backoff: &mut Backoff, strikes: &mut u32) -> Reopened {
         loop {
             tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
             let file = Arc::clone(&self.ends.reader.file);
+            if *strikes >= STRIKES && file.is_replaceable() {
+                match self.replaced(file, &before).await {
+                    Ok(new) => return Reopened::Anew(new),
+                    Err(error) => self.failed(&error),
+                }
+                continue;
+            }
             let (settings, windows) = (before.settings.clone(), before.windows);
             let attempt = blocking_for_long(move || {
                 file.reopen()?;
@@ -444,9 +509,29 @@ impl Writer {
                     return Reopened::WithCommit(Box::new(loaded));
                 }
                 Ok(_) => return Reopened::AsBefore(before),
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    *strikes += weight(&error);
+                    self.failed(&error);
+                }
             }
         }
+    }
+
+    /// Moves the store aside and puts a new one in its place, which goes on where this one stands in memory.
+    async fn replaced(&mut self, file: Arc<File>, before: &State) -> Result<Box<State>, Error> {
+        let (settings, windows) = (before.settings.clone(), before.windows);
+        let identity = Identity::clone(&self.ends.identity);
+        let known = (Before::of(&before.books), before.recent.clone());
+        let sinks = before.sinks.clone();
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        let attempt = blocking(move || {
+            let opening = Opening { settings: &settings, windows, identity: &identity, now, wall };
+            file.reopen_after(|| opening.begin_anew(Some(known), &|_| {}))?;
+            let mut state = Box::new(State::load(&file, settings, windows)?);
+            state.sinks = sinks;
+            Ok(state)
+        });
+        attempt.await
     }
 
     /// Takes a held group as soon as there is room.
@@ -472,7 +557,26 @@ enum Event {
     Closed,
 }
 
+/// How much an error says for giving up the store.
+fn weight(error: &Error) -> u32 {
+    match error {
+        Error::Io(_) => u32::from(error.is_damage()),
+        _ if error.is_damage() => STRIKES / 3,
+        _ => 0,
+    }
+}
+
+/// Waits for a step that is under way; for ever if none is.
+async fn under_way(step: &mut Option<Salvaging>) -> (Box<Salvager>, Step) {
+    match step {
+        Some(step) => step.await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Reopened {
+    /// The store was damaged; a new one took its place.
+    Anew(Box<State>),
     /// The failed commit left nothing.
     AsBefore(Box<State>),
     /// The failed commit is there after all.

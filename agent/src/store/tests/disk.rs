@@ -241,3 +241,50 @@ async fn a_power_cut_at_any_write_loses_nothing_that_was_acknowledged() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_lets_sinks_go_on_by_giving_back_the_ballast() {
+    let disk = Disk::formatted();
+    let dir = TempDir::new().unwrap();
+    let settings = Settings::in_dir(dir.path().to_owned());
+    let reserve = ballast::Ballast::in_dir(dir.path());
+    assert!(reserve.make());
+    let path = dir.path().join(ballast::FILE_NAME);
+    let (windows, clock) = (WindowsPresence::None, Clock::system());
+    let opened =
+        Store::open_on(disk.medium(), settings, ("gw", "m"), windows, clock, Published::default()).unwrap();
+    let writer = tokio::spawn(opened.writer.run());
+    let store = opened.store;
+    store.configure_sinks(vec![sink("cloud")]).await.unwrap();
+    store.append(readings(0, 10)).await.unwrap();
+    disk.fail(0, u64::MAX, io::ErrorKind::StorageFull);
+    let append = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(readings(10, 10)).await }
+    });
+    let mut report = store.report();
+    report.wait_for(|report| report.state == report::State::Failing).await.unwrap();
+    // Another program fills the disk: room for the ballast again, there is none. For a few pages there is.
+    while path.is_file() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::create_dir_all(&path).unwrap();
+    disk.fail(0, 0, io::ErrorKind::StorageFull);
+    let epoch = store.books().borrow().epoch;
+    let pin = LedgerChange {
+        sink: "cloud".into(),
+        stream: Stream::Readings,
+        epoch,
+        event: LedgerEvent::Pin(vec![Seq(10)]),
+    };
+    store.change(pin).await.unwrap();
+    assert!(!append.is_finished(), "readings wait");
+    assert_eq!(report.borrow().state, report::State::Failing);
+    std::fs::remove_dir(&path).unwrap();
+    append.await.unwrap().unwrap();
+    assert!(path.is_file(), "the ballast is there again");
+    assert_eq!(numbers(&store), (0..20).collect::<Vec<_>>());
+    drop(store);
+    drop(report);
+    writer.abort();
+}
