@@ -3,6 +3,7 @@
 //! Two dialects: OpenMetrics for who asks for it (Prometheus does), else the classic text format 0.0.4. They differ in how a
 //! counter is declared: `# TYPE x counter` in the first, `# TYPE x_total counter` in the second; the samples are the same.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -10,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::model::{AgentState, LedgerStatus, SinkStatus, SourceStatus, Status};
+use super::model::{AgentState, DamageStatus, LedgerStatus, SinkStatus, SourceStatus, Status};
 use crate::reading::ClockState;
 use crate::store::report::{BUCKETS_S, State as StoreState};
 use crate::{forward, source};
@@ -201,6 +202,18 @@ fn store(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     let states = StoreState::ALL.map(|state| ([("state", state.name())], u64::from(state == store.state)));
     out.gauge("holdfast_store_state", "1 for the state the store is in", states)?;
     out.counter("holdfast_commits", "Durable commits", [([], store.commits)])?;
+
+    let damage = store.damage.as_ref();
+    let times = damage.map_or(0, |damage| damage.moved_aside);
+    out.counter("holdfast_store_damaged", "Times that a damaged store was moved aside", [([], times)])?;
+    let counts = |of: fn(&DamageStatus) -> &BTreeMap<String, u64>| {
+        let counts = damage.into_iter().flat_map(of);
+        counts.map(|(stream, count)| ([("stream", stream.as_str())], *count))
+    };
+    let saved = counts(|damage| &damage.saved);
+    out.counter("holdfast_store_saved_records", "Records read from a damaged store", saved)?;
+    let lost = counts(|damage| &damage.lost);
+    out.counter("holdfast_store_lost_records", "Records lost because the disk was damaged", lost)?;
 
     let bounds = BUCKETS_S.into_iter().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(store.commit_seconds.counts).collect();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Inputs, SinkInput, SourceInput, WindowReport};
 use crate::clock::Trust;
 use crate::reading::{AggregateValue, ClockState, WindowRecord};
-use crate::store::ledger::{Books, DeadLetterBooks, Ledger, Presence, SinkBooks, SourceCounts};
+use crate::store::ledger::{Books, DamageBooks, DeadLetterBooks, Ledger, Presence, SinkBooks, SourceCounts};
 use crate::store::report::{Histogram, Recovering, State as StoreState};
 use crate::stream::{Epoch, Stream};
 use crate::{forward, pulse, source, store};
@@ -117,6 +117,26 @@ pub struct StoreStatus {
     pub commit_seconds: Histogram,
     /// How far the opening has come; `None` once the store is open.
     pub recovering: Option<Recovering>,
+    /// What a damaged disk cost; `None` if it never did.
+    #[serde(default)]
+    pub damage: Option<DamageStatus>,
+}
+
+/// What a damaged disk cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamageStatus {
+    /// How often a damaged store was moved aside.
+    pub moved_aside: u64,
+    /// When that was last, RFC 3339.
+    pub last: Option<String>,
+    /// Records read from damaged files and stored anew, by stream.
+    pub saved: BTreeMap<String, u64>,
+    /// Records that some sink still wanted and that are lost, by stream.
+    pub lost: BTreeMap<String, u64>,
+    /// Dead letters that are lost.
+    pub lost_dead_letters: u64,
+    /// Damaged files that are still being read.
+    pub reading: Vec<String>,
 }
 
 /// One stream.
@@ -314,7 +334,7 @@ impl Status {
                 .into_iter()
                 .map(|stream| (stream.to_string(), stream_status(&books, &report, stream)))
                 .collect(),
-            store: report.into(),
+            store: StoreStatus { damage: damage(&books.damage), ..report.into() },
             sources,
             sinks,
             windows: windows.windows.iter().map(|(name, window)| (name.clone(), (*window).into())).collect(),
@@ -457,8 +477,26 @@ impl From<store::Report> for StoreStatus {
             commits: report.commits,
             commit_seconds: report.commit_seconds,
             recovering: report.recovering,
+            damage: None,
         }
     }
+}
+
+fn damage(books: &DamageBooks) -> Option<DamageStatus> {
+    if *books == DamageBooks::default() {
+        return None;
+    }
+    let by_stream = |counts: [u64; 3]| {
+        Stream::ALL.into_iter().zip(counts).map(|(stream, count)| (stream.to_string(), count)).collect()
+    };
+    Some(DamageStatus {
+        moved_aside: books.moved_aside,
+        last: books.last.map(|time| time.to_string()),
+        saved: by_stream(books.saved),
+        lost: by_stream(books.lost),
+        lost_dead_letters: books.lost_letters,
+        reading: books.files.iter().map(|file| file.name.clone()).collect(),
+    })
 }
 
 fn stream_status(books: &Books, report: &store::Report, stream: Stream) -> StreamStatus {

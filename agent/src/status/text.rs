@@ -160,6 +160,20 @@ fn write_store(status: &Status, out: &mut String) -> std::fmt::Result {
     if let Some(error) = &store.last_error {
         writeln!(out, "  last error: {}", shown(error))?;
     }
+    if let Some(damage) = &store.damage {
+        let (saved, lost): (u64, u64) = (damage.saved.values().sum(), damage.lost.values().sum());
+        write!(out, "  damaged: {} saved, {} lost", counted(saved, "record"), grouped(lost))?;
+        if let Some(time) = &damage.last {
+            write!(out, "; moved aside {}, last {}", counted(damage.moved_aside, "time"), shown(time))?;
+        }
+        if damage.lost_dead_letters > 0 {
+            write!(out, "; {} lost", counted(damage.lost_dead_letters, "dead letter"))?;
+        }
+        for file in &damage.reading {
+            write!(out, "; {} is still being read", shown(file))?;
+        }
+        writeln!(out)?;
+    }
     let mut table = Table::new(&["STREAM", "APPENDED", "OLDEST", "NEXT", "HELD"], &[0]);
     for (name, stream) in &status.streams {
         table.row([
