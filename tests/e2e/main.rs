@@ -7,6 +7,7 @@ mod broker;
 mod chaos;
 mod clock;
 mod config;
+mod damage;
 mod dead_letters;
 mod delivery;
 mod epochs;
