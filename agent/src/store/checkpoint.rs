@@ -7,7 +7,6 @@ use super::file::{Error, File, SERIES, STATE, WINDOWS};
 use super::ledger::Books;
 use super::{CheckpointBase, Emitted, WindowsSnapshot, WindowsUpdate, chunk, codec};
 use crate::causes::chain;
-use crate::reading::WindowRecord;
 use crate::stream::{Seq, Stream};
 
 /// Rows of `state` with notes of updates that appended nothing in which they could ride, by commit; gone with the next checkpoint.

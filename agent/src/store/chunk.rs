@@ -96,13 +96,6 @@ impl Header {
         Some(SeqRange { first: self.first, last: Seq(last) })
     }
 
-    /// The bytes of the chunk that `bytes` seem to begin with, for finding chunks in a damaged file.
-    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
-        let header: &[u8; HEADER_BYTES] = bytes.first_chunk().filter(|header| header[..4] == MAGIC)?;
-        let part = |at| usize::try_from(u32_at(header, at)).ok();
-        HEADER_BYTES.checked_add(part(32)?)?.checked_add(part(36)?)
-    }
-
     /// Reads the header alone, without checking the checksum.
     ///
     /// # Errors

@@ -158,14 +158,11 @@ impl Ledger {
     pub fn had_before(&mut self, next: Seq) {
         let first = self.unpinned();
         if next > first {
-            let before = self.shed;
-            let had = self.shed(SeqRange { first, last: Seq(next.0 - 1) }, GapReason::Replay);
-            self.shed = before;
-            self.delivered += had;
+            self.settle(SeqRange { first, last: Seq(next.0 - 1) }, GapReason::Replay);
         }
     }
 
-    /// `range` was just appended, and this sink need not get it, for `reason`: it counts as what the reason says.
+    /// No batch is fixed to hold `range`, and this sink need not get it, for `reason`: it counts as what the reason says.
     pub fn settle(&mut self, range: SeqRange, reason: GapReason) {
         let before = self.shed;
         let settled = self.shed(range, reason);

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::chunk::{self, Chunk};
 use super::file::{self, Error, File, STATE};
-use super::ledger::{Books, DamageBooks, DamagedFile, Identity, Ledger, Presence, Previous};
+use super::ledger::{Books, DamageBooks, DamagedFile, DeadLetterBooks, Identity, Ledger, Presence, Previous};
 use super::log::{State, WindowsPresence};
 use super::note::Note;
 use super::recent::{Change, Recent};
@@ -70,7 +70,11 @@ impl Error {
                 redb::Error::Io(error) => is_unreadable(error),
                 _ => false,
             },
-            Self::InUse { .. } | Self::Directory { .. } | Self::Full | Self::Newer { .. } => false,
+            Self::InUse { .. }
+            | Self::NoStore { .. }
+            | Self::Directory { .. }
+            | Self::Full
+            | Self::Newer { .. } => false,
         }
     }
 }
@@ -176,8 +180,9 @@ impl Before {
         books.damage.moved_aside += 1;
         books.damage.last = Some(wall);
         books.damage.lost_letters += before.dead_letters.kept;
-        books.dead_letters.last_id = before.dead_letters.last_id;
-        books.dead_letters.purged = before.dead_letters.purged;
+        books.dead_letters = DeadLetterBooks { kept: 0, kept_bytes: 0, ..before.dead_letters };
+        // What was stamped by a clock that was not right may still be corrected.
+        books.boots = before.boots;
         books.damage.files.push(DamagedFile { name, ..DamagedFile::default() });
         let too_many = books.damage.files.len().saturating_sub(WAITING_FILES);
         for given_up in books.damage.files.drain(..too_many) {

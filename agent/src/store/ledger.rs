@@ -162,7 +162,7 @@ pub struct DeadLetterBooks {
     pub purged: u64,
     /// How many were purged by people.
     pub purged_by_hand: u64,
-    /// How many were replayed. `last_id = kept + purged + purged_by_hand + replayed`.
+    /// How many were replayed. `last_id = kept + purged + purged_by_hand + replayed`, and those lost to damage.
     pub replayed: u64,
 }
 

@@ -12,7 +12,7 @@ use super::file::{DEAD_LETTERS, Error, File};
 use super::ledger::DeadLetterBooks;
 use super::{DeadLetter, DeadLetterOrigin};
 use crate::reading::{Reading, WindowRecord};
-use crate::stream::{Seq, SeqRange, Stream};
+use crate::stream::{GapReason, Seq, SeqRange, Stream};
 
 /// What is to happen to dead letters.
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ impl Draft {
         if lacking.is_empty() {
             return false;
         }
-        having.into_iter().for_each(|ledger| ledger.had(range));
+        having.into_iter().for_each(|ledger| ledger.settle(range, GapReason::Replay));
         lacking.into_iter().for_each(|ledger| ledger.gets_anew(seq));
         true
     }

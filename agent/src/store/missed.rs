@@ -5,7 +5,7 @@
 //! is then sent to the sink twice, with `replay_of`, rather than never. Pure.
 
 use super::ledger::{Books, Ledger};
-use crate::stream::{GapReason, Seq, SeqRange, Stream};
+use crate::stream::{Seq, SeqRange, Stream};
 
 /// Ranges kept for each sink and stream, some ten bytes each.
 const MAX_RANGES: usize = 32;
@@ -39,14 +39,6 @@ impl Ledger {
         let after = (seq < range.last).then(|| SeqRange { first: seq.next(), ..range });
         self.missed.splice(at..=at, before.into_iter().chain(after));
         self.bound_missed();
-    }
-
-    /// The sink has (or will get) the records of `range`, which are new, under other numbers: they are declared as `replay` and
-    /// count as delivered.
-    pub(super) fn had(&mut self, range: SeqRange) {
-        let before = self.shed;
-        self.delivered += self.shed(range, GapReason::Replay);
-        self.shed = before;
     }
 
     fn bound_missed(&mut self) {
@@ -90,6 +82,7 @@ mod tests {
 
     use super::*;
     use crate::store::ledger::Pin;
+    use crate::stream::GapReason;
 
     fn range(first: u64, last: u64) -> SeqRange {
         SeqRange { first: Seq(first), last: Seq(last) }
@@ -115,7 +108,7 @@ mod tests {
         assert!(ledger.dead_letter(Seq(11)));
         ledger.advance(Seq(16), Seq(100));
         ledger.shed(range(20, 29), GapReason::ShedAge);
-        ledger.had(range(50, 59));
+        ledger.settle(range(50, 59), GapReason::Replay);
         ledger.had_before(Seq(70));
         assert_eq!(ledger.missed, [range(1, 11), range(20, 29)]);
         ledger.advance(Seq(100), Seq(100));

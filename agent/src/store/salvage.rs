@@ -247,7 +247,8 @@ impl Salvager {
                 let Ok((_, _, records)) = codec::decode_windows(&body) else { return false };
                 for (mut record, seq) in records.into_iter().zip((first.0..).map(Seq)) {
                     if one(seq) {
-                        record.replay_of = record.replay_of.take().or_else(|| self.replay_of(stream, seq));
+                        record.replay_of =
+                            record.replay_of.take().or_else(|| self.replay_of(stream, seq).map(Box::new));
                         slice.windows.push((seq, record));
                     }
                 }

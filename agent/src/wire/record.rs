@@ -233,7 +233,7 @@ mod tests {
         let line = br#"{"seq":7,"time":"2026-11-20T04:15:12.123000Z","received":"2026-11-20T04:15:12.140211Z","source":"plant","device":"d","tags":{},"fields":{"t":1},"clock":"corrected"}"#;
         let (seq, reading) = read_reading(line).unwrap();
         let mut again = Vec::new();
-        super::super::write_reading(seq, &reading, &mut again);
+        write_reading(seq, &reading, &mut again);
         assert_eq!(String::from_utf8(again).unwrap(), String::from_utf8(line.to_vec()).unwrap());
     }
 

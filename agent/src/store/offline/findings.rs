@@ -60,7 +60,9 @@ impl Kind {
             Self::Chunk => "these records are lost, what lies around them is not; check the disk",
             Self::Missing => "these records are lost; please report it if the disk is sound",
             Self::Wanted => "a sink will not get these records from this store",
-            Self::Note => "the agent cannot start on this store; copy the file and export what can be read",
+            Self::Note => {
+                "at its next start the agent moves this store aside and saves what can be read into a new one"
+            }
             Self::Recent => "messages that come again may be stored again",
             Self::Checkpoint => "windows may be computed anew from the readings held",
             Self::DeadLetter => {

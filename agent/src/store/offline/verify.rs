@@ -381,7 +381,7 @@ impl Look<'_> {
 
     fn dead_letters(&mut self, books: &Books) -> Result<(), Error> {
         let (findings, report) = (&mut *self.findings, &mut *self.report);
-        let books = &books.dead_letters;
+        let (books, lost) = (&books.dead_letters, books.damage.lost_letters);
         let (mut kept, mut kept_bytes) = (0, 0);
         self.looking.file.read(|transaction| {
             for row in transaction.open_table(DEAD_LETTERS)?.iter()? {
@@ -414,10 +414,10 @@ impl Look<'_> {
             );
             findings.add(Finding::new(Kind::DeadLetter, what));
         }
-        let gone = [books.purged, books.purged_by_hand, books.replayed];
+        let gone = [books.purged, books.purged_by_hand, books.replayed, lost];
         if gone.iter().fold(books.kept, |sum, part| sum.saturating_add(*part)) != books.last_id {
             let what = format!(
-                "{} dead letters ever came; that are not {} kept + {} purged + {} purged by hand + {} replayed",
+                "{} dead letters ever came; that are not {} kept + {} purged + {} purged by hand + {} replayed + {lost} lost",
                 books.last_id, books.kept, books.purged, books.purged_by_hand, books.replayed
             );
             findings.add(Finding::new(Kind::DeadLetter, what));

@@ -45,7 +45,7 @@ fn sinks() -> Vec<SinkSpec> {
 
 async fn image(close: Close) -> Image {
     let dir = TempDir::new().unwrap();
-    let running = Running::open(&dir, |_| {});
+    let running = Running::open(&dir, |settings| settings.commit_interval = Duration::from_millis(1));
     running.store.configure_sinks(sinks()).await.unwrap();
     let mut random = fastrand::Rng::with_seed(3);
     let (mut stored, had) = (0, [2_050, 1_400]);

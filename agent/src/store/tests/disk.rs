@@ -275,7 +275,7 @@ async fn a_full_disk_lets_sinks_go_on_by_giving_back_the_ballast() {
         sink: "cloud".into(),
         stream: Stream::Readings,
         epoch,
-        event: LedgerEvent::Pin(vec![Seq(10)]),
+        event: LedgerEvent::Pin(vec![Seq(10)], 0),
     };
     store.change(pin).await.unwrap();
     assert!(!append.is_finished(), "readings wait");

@@ -108,7 +108,7 @@ fn rows_that_are_missing_or_too_many_are_named() {
     check(
         |bench| bench.tamper(|t| set(t, 3_001, |bytes| bytes[60] ^= 1)),
         Kind::Note,
-        "the agent cannot start",
+        "moves this store aside",
     );
     check(
         |bench| {
