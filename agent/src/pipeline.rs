@@ -12,7 +12,10 @@
 
 mod adapters;
 pub mod letters;
+mod outside;
 mod timekeeping;
+
+pub use outside::{MakeTransport, Outside, RunSource};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -37,7 +40,7 @@ use crate::pulse::{self, Vitals};
 use crate::source::{self, Settings as SourceSettings};
 use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
 use crate::store::work::SinkSpec;
-use crate::store::{self, Opened, Published, Store, WindowsPresence};
+use crate::store::{self, Medium, Opened, Published, Store, WindowsPresence};
 use crate::window;
 
 /// How long sinks may go on sending what is pending when the agent stops. What is not sent stays in the store.
@@ -132,6 +135,15 @@ pub struct Running {
 /// # Errors
 /// If something that the configuration asks for cannot be had.
 pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
+    start_in(config, Outside::of_this_machine(clock)).await
+}
+
+/// As [`start`], in the world that a simulation provides.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_in(config: Config, outside: Outside) -> Result<Running, Error> {
+    let Outside { clock, machine, medium, transport, source } = outside;
     let clock = clock.trusting(config.clock);
     let published = Published::default();
     let (source_inputs, source_reports) = source_inputs(&config);
@@ -170,7 +182,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     rooms.spawn(Room::Admin, beat(heartbeat, clock, stop_beating));
     rooms.spawn(Room::Admin, ask(rooms.asked.clone(), vitals, clock, stop_asking));
 
-    let Opened { store, writer, recent } = open_store(&config, clock, published).await?;
+    let Opened { store, writer, recent } = open_store(&config, machine, medium, clock, published).await?;
     if let Some(newest) = store.newest_received() {
         clock.resume(newest);
     }
@@ -180,8 +192,11 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
 
     rooms.spawn(Room::Clock, timekeeping::keep(clock, store.clone(), rooms.stop_sources.clone()));
     for (settings, report) in config.sinks.iter().zip(sink_reports) {
-        let forward = Forward::new(settings.clone(), store.clone(), report, clock)
-            .map_err(|source| Error::Sink { sink: settings.name.clone(), source })?;
+        let forward = match &transport {
+            Some(make) => Forward::through(make(settings), settings.clone(), store.clone(), report, clock),
+            None => Forward::new(settings.clone(), store.clone(), report, clock)
+                .map_err(|source| Error::Sink { sink: settings.name.clone(), source })?,
+        };
         let sink = forward.run(rooms.drain_sinks.clone(), rooms.abort_sinks.clone());
         rooms.spawn_asked(Room::Sink, format!("sink {}", settings.name), sink);
     }
@@ -190,17 +205,21 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         let (windows, log, stop) =
             (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
         let report = windows_reports(windows_report, &mut rooms);
+        let mut begun = report.subscribe();
         rooms.spawn_asked(Room::Windows, "windows".to_owned(), async move {
             if let Err(error) = window::run(&windows, &log, connected, report, clock, stop).await {
                 error!(error = %chain(&error), "windows cannot go on");
             }
         });
+        // Windows begin at the head of the log. Were readings taken before that is durable, a crash would leave them out. An error
+        // means that the room has ended, which is told elsewhere.
+        begun.changed().await.ok();
     }
     let known = Arc::new(KnownPeers::new(recent.peers()));
     let (intake, ingest) = Ingest::new(store.clone(), recent, config.store.commit_interval, clock);
     rooms.spawn_asked(Room::Ingest, "ingest".to_owned(), ingest.run());
     for (settings, report) in config.sources.iter().zip(source_reports) {
-        start_source(settings, &config, &intake, &store, &known, report, clock, &mut rooms);
+        start_source(settings, &config, &intake, &store, &known, report, clock, source.as_ref(), &mut rooms);
     }
     info!(agent = %config.agent_id, epoch = %store.books().borrow().epoch, "agent started");
     Ok(Running {
@@ -253,6 +272,11 @@ impl Running {
         self.stop_within(DRAIN).await
     }
 
+    /// Ends at once, as a power cut would end it: nothing is drained, nothing more is written.
+    pub async fn kill(mut self) {
+        self.rooms.shutdown().await;
+    }
+
     /// The same, to be started again at once: sinks need not send what they will send then. A batch that is under way is
     /// sent again, and is the same.
     ///
@@ -266,6 +290,7 @@ impl Running {
     async fn stop_within(mut self, sinks: Duration) -> Result<(), Error> {
         let report = self.inputs.store.clone();
         tokio::select! {
+            biased;
             drained = timeout(STOP, self.drain(sinks)) => drained.map_err(|_| Error::Stuck),
             () = disk_fails(report) => Err(Error::DiskFails),
         }
@@ -340,15 +365,27 @@ impl Rooms {
     }
 }
 
-async fn open_store(config: &Config, clock: Clock, published: Published) -> Result<Opened, Error> {
+async fn open_store(
+    config: &Config,
+    machine: Option<String>,
+    medium: Option<Medium>,
+    clock: Clock,
+    published: Published,
+) -> Result<Opened, Error> {
     let (settings, agent) = (config.store.clone(), config.agent_id.clone());
     let windows = if config.windows.is_empty() { WindowsPresence::None } else { WindowsPresence::Configured };
-    let opening = blocking(move || Store::open(settings, &agent, &machine(), windows, clock, published));
+    let opening = blocking(move || {
+        let machine = machine.unwrap_or_else(machine_id);
+        match medium {
+            Some(medium) => Store::open_on(medium, settings, (&agent, &machine), windows, clock, published),
+            None => Store::open(settings, &agent, &machine, windows, clock, published),
+        }
+    });
     Ok(opening.await?)
 }
 
 /// What tells one machine from another: a cloned card has another id.
-fn machine() -> String {
+fn machine_id() -> String {
     std::fs::read_to_string("/etc/machine-id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
@@ -370,6 +407,7 @@ fn start_source(
     known: &Arc<KnownPeers>,
     report: watch::Sender<source::Report>,
     clock: Clock,
+    simulated: Option<&RunSource>,
     rooms: &mut Rooms,
 ) {
     let spec = Arc::new(SourceSpec {
@@ -380,6 +418,12 @@ fn start_source(
         kept_payload_bytes: config.store.dead_letters.max_payload_bytes,
     });
     let (intake, stop) = (intake.clone(), rooms.stop_sources.clone());
+    if let Some(run) = simulated {
+        let memory = Arc::clone(known) as Arc<dyn source::listen::SessionMemory>;
+        let house = source::listen::Rooms { source: spec, intake, memory, report, stop, clock };
+        rooms.spawn(Room::Source, run(settings, house));
+        return;
+    }
     match settings.clone() {
         SourceSettings::Mqtt(settings) => {
             let memory = FilterMemory::new(store, &settings.name);
@@ -438,6 +482,7 @@ fn connected(inputs: &Inputs, rooms: &mut Rooms) -> watch::Receiver<BTreeMap<Str
                     all.insert(name.clone(), is_connected) != Some(is_connected)
                 });
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     changed = report.changed() => if changed.is_err() { return stop.cancelled().await },
                 }
@@ -467,6 +512,7 @@ fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch
             };
             to.send_replace(now);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 changed = seen.changed() => if changed.is_err() { return stop.cancelled().await },
             }
@@ -520,6 +566,7 @@ async fn beat(heartbeat: watch::Sender<Instant>, clock: Clock, stop: Cancellatio
     let mut ticks = tokio::time::interval(status::health::HEARTBEAT_EVERY);
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => heartbeat.send_replace(clock.monotonic()),
         };

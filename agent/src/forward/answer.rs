@@ -28,12 +28,13 @@ pub(super) enum Verdict {
 
 /// A complete answer.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub struct Answer {
+    /// The status.
+    pub status: u16,
     /// The beginning of the body.
-    pub(super) body: Vec<u8>,
+    pub body: Vec<u8>,
     /// The header `Retry-After`, as a pause from now.
-    pub(super) retry_after: Option<Duration>,
+    pub retry_after: Option<Duration>,
 }
 
 #[derive(Deserialize)]

@@ -1,14 +1,16 @@
 //! Room 7: the request, and what came back.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use tracing::debug;
 
 use super::answer::{Answer, retry_after};
-use super::batch::Batch;
 use super::settings::{Compression, Settings};
 use crate::blocking::blocking;
 use crate::clock::Clock;
@@ -29,21 +31,47 @@ pub enum SetupError {
     Client(#[source] reqwest::Error),
 }
 
+/// One request to a sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Post<'a> {
+    /// The value of the header `Idempotency-Key`.
+    pub key: &'a str,
+    /// The batch, compressed as configured.
+    pub body: &'a Bytes,
+}
+
+/// What an attempt comes to, at some later time.
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
+
+/// How batches reach a sink: HTTP, or what a simulation puts in its place.
+pub trait Transport: Send + Sync {
+    /// Sends a batch and reads the whole answer. Gives up by itself after the sink's `timeout`.
+    fn send<'a>(&'a self, post: Post<'a>) -> Sending<'a>;
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
     /// A header's secret cannot be read, or is no header value.
     #[error("cannot set the header {name}")]
-    Header { name: String, source: HeaderError },
+    Header {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: HeaderError,
+    },
     /// Not reached, broken off, or too slow.
     #[error("{0}")]
     Request(String),
 }
 
+/// What is wrong with a header.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub enum HeaderError {
+    /// Its secret cannot be read.
     #[error(transparent)]
     Secret(#[from] secret::Error),
+    /// It is no header.
     #[error("its name or value has characters that a header must not have")]
     Characters,
 }
@@ -57,6 +85,12 @@ pub(super) struct Endpoint {
     encoding: Option<HeaderValue>,
     headers: Vec<(String, secret::Secret)>,
     clock: Clock,
+}
+
+impl Transport for Endpoint {
+    fn send<'a>(&'a self, post: Post<'a>) -> Sending<'a> {
+        Box::pin(self.post(post))
+    }
 }
 
 impl Endpoint {
@@ -90,17 +124,16 @@ impl Endpoint {
         })
     }
 
-    /// Sends a batch and reads the whole answer.
-    pub(super) async fn send(&self, batch: &Batch) -> Result<Answer, Failure> {
+    async fn post(&self, post: Post<'_>) -> Result<Answer, Failure> {
         let mut headers = self.secret_headers().await?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(encoding) = &self.encoding {
             headers.insert(CONTENT_ENCODING, encoding.clone());
         }
-        let key = HeaderValue::from_str(&batch.key).expect("an agent's id has only plain characters");
+        let key = HeaderValue::from_str(post.key).expect("an agent's id has only plain characters");
         headers.insert(IDEMPOTENCY_KEY, key);
 
-        let request = self.client.post(&self.url).headers(headers).body(batch.body.clone());
+        let request = self.client.post(&self.url).headers(headers).body(post.body.clone());
         let mut response = request.send().await.map_err(|error| self.failure(error))?;
         let status = response.status().as_u16();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -115,7 +148,7 @@ impl Endpoint {
                 body.extend_from_slice(&part[..part.len().min(MAX_ANSWER_BYTES - body.len())]);
             }
         }
-        debug!(key = %batch.key, status, "batch answered");
+        debug!(key = %post.key, status, "batch answered");
         Ok(Answer { status, body, retry_after })
     }
 

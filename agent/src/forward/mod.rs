@@ -20,8 +20,9 @@ mod http;
 pub mod report;
 pub mod settings;
 
+pub use answer::Answer;
 pub use batch::Error as BatchError;
-pub use http::SetupError;
+pub use http::{Failure, Post, Sending, SetupError, Transport};
 pub use report::{Report, State};
 pub use settings::Settings;
 
@@ -34,7 +35,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::answer::{Answer, Verdict};
+use self::answer::Verdict;
 use self::batch::{Batch, Builder, Rest, View};
 use self::http::Endpoint;
 use crate::backoff::Backoff;
@@ -61,7 +62,7 @@ pub struct Forward {
     books: watch::Receiver<Arc<Books>>,
     report: watch::Sender<Report>,
     clock: Clock,
-    endpoint: Endpoint,
+    endpoint: Box<dyn Transport>,
     builder: Option<Box<Builder>>,
     backoff: Backoff,
     /// Nothing is sent before this.
@@ -105,7 +106,19 @@ impl Forward {
         report: watch::Sender<Report>,
         clock: Clock,
     ) -> Result<Self, SetupError> {
-        let endpoint = Endpoint::new(&settings, clock)?;
+        let endpoint = Box::new(Endpoint::new(&settings, clock)?);
+        Ok(Self::through(endpoint, settings, store, report, clock))
+    }
+
+    /// A sink's task whose batches go through `endpoint`.
+    #[must_use]
+    pub fn through(
+        endpoint: Box<dyn Transport>,
+        settings: Settings,
+        store: Store,
+        report: watch::Sender<Report>,
+        clock: Clock,
+    ) -> Self {
         let builder = builder(&store, &settings);
         let epoch = store.books().borrow().epoch;
         // A sink that refused everything before a restart is not given ten more records to refuse.
@@ -115,7 +128,7 @@ impl Forward {
             let most = ledgers.map(Ledger::refused_in_a_row).max().unwrap_or(0);
             u32::try_from(most).unwrap_or(u32::MAX)
         };
-        Ok(Self {
+        Self {
             books: store.books(),
             backoff: Backoff::new(settings.retry),
             settings,
@@ -131,7 +144,7 @@ impl Forward {
             refused_in_a_row,
             epoch,
             is_ahead_of_us: false,
-        })
+        }
     }
 
     /// Runs until `drain` is cancelled and what is pending was sent, as far as the sink takes it; or `abort` is cancelled.
@@ -164,6 +177,7 @@ impl Forward {
     async fn wait(&mut self, until: Option<Instant>, drain: &CancellationToken) -> Result<(), store::Closed> {
         let is_draining = drain.is_cancelled();
         tokio::select! {
+            biased;
             changed = self.books.changed() => changed.map_err(|_| store::Closed),
             () = clock::until(until) => Ok(()),
             () = drain.cancelled(), if !is_draining => Ok(()),
@@ -285,7 +299,7 @@ impl Forward {
             report.sent_bytes += bytes;
         });
         // It has a timeout of its own.
-        match pulse::waiting(self.endpoint.send(&batch)).await {
+        match pulse::waiting(self.endpoint.send(Post { key: &batch.key, body: &batch.body })).await {
             Ok(answer) => self.answered(view, batch, &answer).await,
             Err(failure) => {
                 self.keep(batch);

@@ -388,11 +388,12 @@ impl Offline {
         if !is_free {
             return Ok(None);
         }
-        let Opened { store, writer, .. } = match open_store(config, clock, Published::default()).await {
-            Ok(opened) => opened,
-            Err(StartError::Store(store::Error::InUse { .. })) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Opened { store, writer, .. } =
+            match open_store(config, None, None, clock, Published::default()).await {
+                Ok(opened) => opened,
+                Err(StartError::Store(store::Error::InUse { .. })) => return Ok(None),
+                Err(error) => return Err(error),
+            };
         let writer = tokio::spawn(writer.run());
         store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
         Ok(Some(Self { letters: Letters::new(&store, config), writer }))

@@ -89,6 +89,20 @@ async fn a_blocked_agent_stops_cleanly() {
     assert!(matches!(stopped, Ok(Ok(()))), "a full store and SIGTERM: {stopped:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_without_page_and_socket_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let text = format!(
+        "[agent]\nid = \"gw\"\ndata_dir = \"{}\"\n[admin]\nlisten = \"\"\nsocket = \"\"\n",
+        dir.path().display()
+    );
+    let loaded = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap();
+    let mut running = start(loaded.config, Clock::system()).await.unwrap();
+    let ended = timeout(Duration::from_millis(300), running.failed()).await;
+    assert!(ended.is_err(), "nothing was to be served, and that is no fault: {ended:?}");
+    assert!(matches!(timeout(PATIENCE, running.stop()).await, Ok(Ok(()))));
+}
+
 fn open(dir: &TempDir) -> Result<Opened, store::Error> {
     let settings = store::Settings::in_dir(dir.path().to_owned());
     Store::open(settings, "gw", "m", WindowsPresence::Configured, Clock::system(), Published::default())

@@ -126,13 +126,20 @@ impl Admin {
     ) -> Result<(), Error> {
         let inputs = Arc::new(inputs);
         let tcp = async {
-            let Some((listener, address)) = self.tcp else { return Ok(()) };
+            // Turned off, it ends with the others: a room that ends by itself is a fault.
+            let Some((listener, address)) = self.tcp else {
+                stop.cancelled().await;
+                return Ok(());
+            };
             let hosts = Hosts::new(address, &machine_name());
             serve(listener, tcp_routes(Arc::clone(&inputs), hosts), stop.clone()).await
         };
         let socket = async {
             // The file goes when the serving ends.
-            let Some((listener, _file)) = self.socket else { return Ok(()) };
+            let Some((listener, _file)) = self.socket else {
+                stop.cancelled().await;
+                return Ok(());
+            };
             serve(listener, socket_routes(Arc::clone(&inputs), dead_letters), stop.clone()).await
         };
         let all = async { tokio::try_join!(tcp, socket).map(|((), ())| ()) };
@@ -141,6 +148,7 @@ impl Admin {
             tokio::time::sleep(LAST_ANSWERS_WITHIN).await;
         };
         let ended = tokio::select! {
+            biased;
             ended = all => ended,
             () = late => Ok(()),
         };

@@ -20,7 +20,7 @@ async fn offline(dir: &TempDir) -> Offline {
     );
     let config = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap().config;
     assert!(Offline::open(&config, Clock::system()).await.is_err(), "a command makes no store");
-    drop(open_store(&config, Clock::system(), Published::default()).await.unwrap());
+    drop(open_store(&config, None, None, Clock::system(), Published::default()).await.unwrap());
     Offline::open(&config, Clock::system()).await.unwrap().unwrap()
 }
 
