@@ -336,7 +336,8 @@ fn make_tables(database: &Database) -> Result<(), Error> {
 pub enum Medium {
     /// A file.
     File(PathBuf),
-    /// Anything else: a disk of tests and simulations, which fails when it is told to. Opens what lies on it, or makes it.
+    /// Anything else: a disk of tests and simulations, which fails when it is told to. Opens what lies on it, or makes it, after
+    /// dropping what is cached of it, as is done with a file.
     Backend(OpenBackend),
 }
 
@@ -352,7 +353,10 @@ impl Medium {
             Self::File(path) if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
                 Err(Error::Damaged { what: "the file is empty".into() })
             }
-            Self::File(path) => builder.open(path).map_err(|error| open_error(error, path)),
+            Self::File(path) => {
+                drop_cache(path);
+                builder.open(path).map_err(|error| open_error(error, path))
+            }
             Self::Backend(open) => open(&builder).map_err(|error| open_error(error, Path::new("backend"))),
         }));
         opened.unwrap_or_else(|panic| {
@@ -368,6 +372,17 @@ impl std::fmt::Debug for Medium {
             Self::Backend(_) => f.write_str("Backend"),
         }
     }
+}
+
+/// Lets the system forget what it has read or written of the file at `path`, so that what is read from now on is what the disk holds.
+///
+/// After a failed fsync Linux keeps the pages that it could not write, and marks them clean: they are read as if they were
+/// durable, no later fsync writes them, and the next power cut takes them. A commit that failed so must not be found "there
+/// after all". This holds for the process after ours, too. What is still to be written is not dropped. A system that cannot do it
+/// is no worse off than before.
+fn drop_cache(path: &Path) {
+    let Ok(file) = std::fs::File::open(path) else { return };
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
 }
 
 fn builder() -> redb::Builder {

@@ -208,6 +208,8 @@ impl Writer {
                 // Who stops waits for his checkpoint, however long the interval.
                 let due = match update.checkpoint {
                     Some(_) if self.pressure.over => now,
+                    // Windows that are new: intake waits until it is durable where they begin.
+                    Some(_) if update.position == self.ends.books.borrow().checkpoint.position => now,
                     Some(_) => now + interval.min(CURSOR_DELAY),
                     None => now + interval,
                 };

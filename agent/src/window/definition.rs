@@ -42,6 +42,8 @@ pub(crate) struct Definition {
     /// Devices that spoke, by a number that their last reading has or had. An entry counts only if it is the one that the
     /// device's state names, so nothing is touched when a device speaks.
     queue: BinaryHeap<Reverse<(u64, Slot)>>,
+    /// Devices taken out of the queue, with their numbers in it, because their source was away.
+    unsure: Vec<(u64, Slot)>,
     /// Devices that differ from the last checkpoint.
     changed: Vec<Slot>,
     /// Rows of devices that gave way since.
@@ -87,6 +89,7 @@ impl Definition {
             idle: BTreeMap::new(),
             sealed: Sealed::default(),
             queue: BinaryHeap::new(),
+            unsure: Vec::new(),
             changed: Vec::new(),
             removed: BTreeSet::new(),
             saved_row: None,
@@ -112,7 +115,12 @@ impl Definition {
     }
 
     pub(crate) fn is_listening(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || !self.unsure.is_empty()
+    }
+
+    /// Those of whom nobody could be sure are looked at again.
+    pub(crate) fn look_again(&mut self) {
+        self.queue.extend(self.unsure.drain(..).map(Reverse));
     }
 
     /// Puts the configured limit in force; true if it is another than before.
@@ -286,7 +294,10 @@ impl Definition {
                         silent.insert(state.last_seq, slot);
                         continue;
                     }
-                    Hearing::Unsure(seq) => seq.0.max(before.0),
+                    Hearing::Unsure => {
+                        self.unsure.push((queued, slot));
+                        continue;
+                    }
                 }
             };
             state.queued = heard;

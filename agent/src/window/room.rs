@@ -147,7 +147,11 @@ impl<'a, L: Log> Room<'a, L> {
 
     /// Adds what was stored when we began, then saves windows that are new: they begin where the log ends now, and must not
     /// begin elsewhere after the next crash.
+    /// The first report says that they have begun, durably.
     pub(crate) async fn catch_up(&mut self) -> Result<(), Error<L::Error>> {
+        if !self.windows.needs_checkpoint() {
+            self.publish();
+        }
         let end = *self.head.borrow_and_update();
         if self.position < end {
             info!(position = self.position.0, end = end.0, "reading on where the windows were left");
@@ -158,9 +162,11 @@ impl<'a, L: Log> Room<'a, L> {
             let read = pulse::waiting(self.log.readings_from(from, CHUNK_READINGS)).await;
             let readings = read.map_err(|source| Error::Read { from, source })?;
             self.add(&readings, end);
-            if self.records.len() >= MAX_GATHERED || self.is_checkpoint_due() {
-                let save = if self.is_checkpoint_due() { Save::Yes } else { Save::No };
-                self.write(save).await?;
+            // Not before all that was emitted has come out again: a checkpoint says that what the log has was emitted before it, and of
+            // what comes after it the log may have some already.
+            let is_due = self.replay.is_over() && self.is_checkpoint_due();
+            if is_due || self.records.len() >= MAX_GATHERED {
+                self.write(if is_due { Save::Yes } else { Save::No }).await?;
             }
         }
         if self.replay.differing > 0 {
@@ -182,7 +188,7 @@ impl<'a, L: Log> Room<'a, L> {
     ) -> Result<(), Error<L::Error>> {
         let now = self.clock.monotonic();
         self.silence.note(now, self.position);
-        self.silence.note_sources(now, self.position, &sources.borrow_and_update());
+        self.silence.note_sources(now, &sources.borrow_and_update());
         let mut phase = Phase::Running;
         loop {
             self.start_reading();
@@ -210,7 +216,7 @@ impl<'a, L: Log> Room<'a, L> {
                 }
                 Event::SourcesChanged => {
                     let now = self.clock.monotonic();
-                    self.silence.note_sources(now, self.position, &sources.borrow_and_update());
+                    self.silence.note_sources(now, &sources.borrow_and_update());
                 }
                 Event::Look => self.look(),
                 Event::Stop => phase = Phase::Draining,
@@ -373,7 +379,10 @@ impl<'a, L: Log> Room<'a, L> {
         let mut out = Vec::new();
         for nth in 0..self.windows.len() {
             let Some(before) = self.silence.heard_before(nth, now) else { continue };
-            let hearing = |source: &str| self.silence.hearing(nth, now, position, source);
+            if self.silence.has_settled(nth, now) {
+                self.windows.look_again(nth);
+            }
+            let hearing = |source: &str| self.silence.hearing(nth, now, source);
             let marks = self.windows.find_silent(nth, before, position, hearing, &mut out);
             self.marks.extend(marks);
         }

@@ -35,18 +35,20 @@ struct Moments {
     idle: Duration,
     /// Oldest first; all but the first are younger than `idle`.
     moments: VecDeque<(Instant, Seq)>,
+    /// The source that was connected last of those that have been so for `idle`, as of the last look: since when it was.
+    settled: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Connection {
     Down,
-    Up { since: Instant, position: Seq },
+    Up { since: Instant },
 }
 
 impl Silence {
     /// Windows with these idle times.
     pub(crate) fn new(idle: impl Iterator<Item = Duration>) -> Self {
-        let windows = idle.map(|idle| Moments { idle, moments: VecDeque::new() }).collect();
+        let windows = idle.map(|idle| Moments { idle, moments: VecDeque::new(), settled: None }).collect();
         Self { windows, sources: BTreeMap::new() }
     }
 
@@ -58,13 +60,13 @@ impl Silence {
     }
 
     /// Takes note of which sources are connected.
-    pub(crate) fn note_sources(&mut self, now: Instant, position: Seq, connected: &BTreeMap<String, bool>) {
+    pub(crate) fn note_sources(&mut self, now: Instant, connected: &BTreeMap<String, bool>) {
         self.sources.retain(|name, _| connected.contains_key(name));
         for (name, is_up) in connected {
             let before = self.sources.get(name).copied();
             let connection = match (before, is_up) {
                 (Some(up @ Connection::Up { .. }), true) => up,
-                (Some(Connection::Down) | None, true) => Connection::Up { since: now, position },
+                (Some(Connection::Down) | None, true) => Connection::Up { since: now },
                 (_, false) => Connection::Down,
             };
             self.sources.insert(name.clone(), connection);
@@ -79,14 +81,28 @@ impl Silence {
     }
 
     /// Whether a device of `source` that was not heard for an idle time of the nth window is silent.
-    pub(crate) fn hearing(&self, nth: usize, now: Instant, position: Seq, source: &str) -> Hearing {
+    pub(crate) fn hearing(&self, nth: usize, now: Instant, source: &str) -> Hearing {
         let idle = self.windows.get(nth).map_or(Duration::MAX, |window| window.idle);
         match self.sources.get(source) {
             None => Hearing::Silent,
-            Some(Connection::Up { since, .. }) if now.duration_since(*since) >= idle => Hearing::Silent,
-            Some(Connection::Up { position, .. }) => Hearing::Unsure(*position),
-            Some(Connection::Down) => Hearing::Unsure(position),
+            Some(Connection::Up { since }) if now.duration_since(*since) >= idle => Hearing::Silent,
+            Some(Connection::Up { .. } | Connection::Down) => Hearing::Unsure,
         }
+    }
+
+    /// True once when a source has been connected for an idle time of the nth window: its devices may be silent, although
+    /// nothing was heard since.
+    pub(crate) fn has_settled(&mut self, nth: usize, now: Instant) -> bool {
+        let Some(window) = self.windows.get_mut(nth) else { return false };
+        let since = |connection: &Connection| match connection {
+            Connection::Up { since } => Some(*since),
+            Connection::Down => None,
+        };
+        let all = self.sources.values().filter_map(since);
+        let settled = all.filter(|since| now.duration_since(*since) >= window.idle).max();
+        let is_news = settled > window.settled;
+        window.settled = settled.max(window.settled);
+        is_news
     }
 
     /// How long to wait before the next look.
@@ -135,18 +151,32 @@ mod tests {
         let mut silence = Silence::new([seconds(10)].into_iter());
         let plant = |is_up| BTreeMap::from([("plant".to_owned(), is_up)]);
         let check = |silence: &Silence, second, expected| {
-            assert_eq!(silence.hearing(0, start + seconds(second), Seq(7), "plant"), expected, "{second}");
+            assert_eq!(silence.hearing(0, start + seconds(second), "plant"), expected, "{second}");
         };
-        silence.note_sources(start, Seq(3), &plant(true));
-        check(&silence, 9, Hearing::Unsure(Seq(3)));
+        silence.note_sources(start, &plant(true));
+        check(&silence, 9, Hearing::Unsure);
         check(&silence, 10, Hearing::Silent);
-        silence.note_sources(start + seconds(11), Seq(4), &plant(false));
-        check(&silence, 30, Hearing::Unsure(Seq(7)));
-        silence.note_sources(start + seconds(30), Seq(5), &plant(true));
-        silence.note_sources(start + seconds(35), Seq(6), &plant(true));
-        check(&silence, 39, Hearing::Unsure(Seq(5)));
+        silence.note_sources(start + seconds(11), &plant(false));
+        check(&silence, 30, Hearing::Unsure);
+        silence.note_sources(start + seconds(30), &plant(true));
+        silence.note_sources(start + seconds(35), &plant(true));
+        check(&silence, 39, Hearing::Unsure);
         check(&silence, 40, Hearing::Silent);
-        silence.note_sources(start + seconds(41), Seq(6), &BTreeMap::new());
+        silence.note_sources(start + seconds(41), &BTreeMap::new());
         check(&silence, 41, Hearing::Silent);
+    }
+
+    #[test]
+    fn a_source_that_came_back_is_news_once_when_it_has_settled() {
+        let start = Clock::system().monotonic();
+        let mut silence = Silence::new([seconds(10)].into_iter());
+        let plant = |is_up| BTreeMap::from([("plant".to_owned(), is_up)]);
+        silence.note_sources(start, &plant(true));
+        let news = |silence: &mut Silence, second| silence.has_settled(0, start + seconds(second));
+        assert!(!news(&mut silence, 9) && news(&mut silence, 10) && !news(&mut silence, 11));
+        silence.note_sources(start + seconds(12), &plant(false));
+        assert!(!news(&mut silence, 30));
+        silence.note_sources(start + seconds(31), &plant(true));
+        assert!(!news(&mut silence, 40) && news(&mut silence, 41) && !news(&mut silence, 42));
     }
 }

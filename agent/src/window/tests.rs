@@ -22,6 +22,8 @@ struct Disk {
     head: watch::Sender<Seq>,
     /// How long an update takes to become durable, and then to be reported.
     delay: Duration,
+    /// How long it takes to read.
+    reads_take: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -40,6 +42,7 @@ impl Disk {
             state: Mutex::new(Stored::default()),
             head: watch::Sender::new(Seq::FIRST),
             delay: Duration::from_millis(70),
+            reads_take: Mutex::default(),
         }
     }
 
@@ -80,6 +83,10 @@ impl Log for Disk {
 
     async fn readings_from(&self, from: Seq, _max: usize) -> Result<Readings, Infallible> {
         tokio::task::yield_now().await;
+        let takes = *self.reads_take.lock().unwrap();
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         let stored = self.state.lock().unwrap();
         let index = usize::try_from(from.0 - 1).unwrap();
         // Chunks of three, and some that begin before what was asked for.
@@ -150,6 +157,7 @@ enum Step {
     Kill,
     Stop,
     Source(bool),
+    ReadsTake(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -187,6 +195,9 @@ async fn play(settings: &[Settings], disk: &Disk, steps: &[Step]) -> Report {
                     Step::Wait(millis) => tokio::time::sleep(Duration::from_millis(*millis)).await,
                     Step::Source(is_up) => {
                         sources.send_replace(BTreeMap::from([("plant".to_owned(), *is_up)]));
+                    }
+                    Step::ReadsTake(seconds) => {
+                        *disk.reads_take.lock().unwrap() = Duration::from_secs(*seconds);
                     }
                     Step::Kill => return,
                     Step::Stop => break,
@@ -356,4 +367,36 @@ fn a_device_is_not_silent_while_its_source_is_away() {
     assert_eq!(disk.state.lock().unwrap().appended.len(), 0);
     run_for(&settings, &disk, 4);
     assert_eq!(disk.state.lock().unwrap().appended.len(), 1);
+}
+
+#[test]
+fn a_device_that_says_nothing_more_is_silent_once_its_source_is_back() {
+    let disk = Disk::new();
+    let settings = [window("w", 10, 10, 0, 100)];
+    run_for(&settings, &disk, 0);
+    disk.append(reading("d", 1, 1.0));
+    let back = [Step::Source(false), Step::Wait(100_000), Step::Source(true), Step::Wait(5_000)];
+    paused(play(&settings, &disk, &back));
+    assert_eq!(disk.state.lock().unwrap().appended.len(), 1, "nothing else comes that could bring it out");
+}
+
+#[test]
+fn a_replay_that_takes_long_and_is_killed_emits_nothing_twice() {
+    let disk = Disk::new();
+    let settings = [window("w", 10, 10, 0, 100)];
+    run_for(&settings, &disk, 0);
+    (0..30).for_each(|n| disk.append(reading("d", n * 10, 1.0)));
+    // All comes out; then it is read again, so slowly that the state would be saved on the way.
+    let steps = [
+        Step::Wait(5_000),
+        Step::ReadsTake(20),
+        Step::Kill,
+        Step::Wait(100_000),
+        Step::ReadsTake(0),
+        Step::Kill,
+    ];
+    paused(play(&settings, &disk, &steps));
+    let stored = disk.state.lock().unwrap();
+    let starts: Vec<_> = stored.appended.iter().map(|record| record.start.0 / 10_000_000).collect();
+    assert_eq!(starts, (0..30).collect::<Vec<_>>());
 }

@@ -58,8 +58,8 @@ pub struct IdleMark {
 pub enum Hearing {
     /// It was connected all the time: the device is silent.
     Silent,
-    /// It was not: look again when a device heard last at this number would be silent.
-    Unsure(Seq),
+    /// It was not: the device is left alone until [`Windows::look_again`].
+    Unsure,
 }
 
 /// What one window says of itself.
@@ -198,6 +198,13 @@ impl Windows {
         let silent = definition.find_silent(nth, before, hearing, &mut self.devices, records);
         let window = definition.name();
         silent.into_iter().map(|device| IdleMark { position, window: Arc::clone(window), device }).collect()
+    }
+
+    /// Devices of the nth window of which nobody could be sure are looked at again.
+    pub fn look_again(&mut self, nth: usize) {
+        if let Some(definition) = self.definitions.get_mut(nth) {
+            definition.look_again();
+        }
     }
 
     /// Does again what [`find_silent`](Self::find_silent) did with one device.
