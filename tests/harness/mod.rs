@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod receiver;
 pub mod sensor;
+pub mod simulated_disk;
 pub mod witness;
 
 pub use agent::Agent;
