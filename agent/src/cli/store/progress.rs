@@ -1,19 +1,25 @@
 //! How far it is: a bar on a terminal, a line now and then elsewhere. All of it on stderr.
+//!
+//! By hand: the crates that draw bars weigh more in the binary than all that they would show.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::status::text::bytes;
 use crate::store::offline::{Phase, Progress, Step};
 
 /// Where there is no terminal (a journal, a file), a line comes so often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// So often the elapsed time is drawn anew.
-const TICK: Duration = Duration::from_millis(250);
+/// So often the bar is drawn anew.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// How many characters the bar is long.
+const BAR_CHARS: usize = 30;
+/// Goes to the beginning of the line and wipes it (ECMA-48, EL).
+const WIPE: &str = "\r\x1b[K";
 
 /// Whether anything is to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,83 +30,126 @@ pub(super) enum Shown {
 }
 
 /// The bar.
-pub(super) struct Bar {
-    bar: ProgressBar,
-    lines: Option<Arc<Mutex<Lines>>>,
-    phase: Arc<Mutex<Option<Phase>>>,
+#[derive(Clone)]
+pub(super) struct Bar(Arc<Mutex<Display>>);
+
+struct Display {
+    kind: Kind,
+    phase: Option<Phase>,
+    /// When the phase began.
+    began: Instant,
+    /// When the next bar or line is due.
+    next: Instant,
+    /// What is on the terminal's last line.
+    drawn: String,
 }
 
-struct Lines {
-    next: Instant,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Hidden,
+    Bar,
+    Lines,
 }
 
 impl Bar {
     pub(super) fn new(shown: Shown) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = match shown {
-            Shown::Yes if is_terminal => ProgressBar::new(0),
-            Shown::Yes | Shown::No => ProgressBar::hidden(),
+        let kind = match shown {
+            Shown::No => Kind::Hidden,
+            Shown::Yes if std::io::stderr().is_terminal() => Kind::Bar,
+            Shown::Yes => Kind::Lines,
         };
-        let has_lines = shown == Shown::Yes && !is_terminal;
-        let next = Clock::system().monotonic() + LINE_EVERY;
-        let lines = has_lines.then(|| Arc::new(Mutex::new(Lines { next })));
-        Self { bar, lines, phase: Arc::default() }
+        let now = Clock::system().monotonic();
+        let next = if kind == Kind::Lines { now + LINE_EVERY } else { now };
+        let display = Display { kind, phase: None, began: now, next, drawn: String::new() };
+        Self(Arc::new(Mutex::new(display)))
     }
 
     /// What the work tells how far it is.
     pub(super) fn progress(&self) -> Progress {
-        let (bar, lines, phase) = (self.bar.clone(), self.lines.clone(), Arc::clone(&self.phase));
+        let display = Arc::clone(&self.0);
         Progress::new(move |step| {
-            let mut shown = phase.lock().unwrap_or_else(PoisonError::into_inner);
-            if shown.replace(step.phase) != Some(step.phase) {
-                begin(&bar, step.phase);
-            }
-            drop(shown);
-            bar.set_length(step.total);
-            bar.set_position(step.done);
-            if let Some(lines) = &lines {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).tell(step);
-            }
+            let now = Clock::system().monotonic();
+            display.lock().unwrap_or_else(PoisonError::into_inner).tell(step, now);
         })
     }
 
     /// Writes a line without disturbing the bar.
     pub(super) fn above(&self, line: &str) {
-        // Nobody to tell if stderr is closed.
-        self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
+        let display = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match display.kind {
+            Kind::Bar => say(&format!("{WIPE}{line}\n{}", display.drawn)),
+            Kind::Hidden | Kind::Lines => say(&format!("{line}\n")),
+        }
     }
 
     /// Takes the bar away.
     pub(super) fn clear(&self) {
-        self.bar.finish_and_clear();
+        let mut display = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !display.drawn.is_empty() {
+            say(WIPE);
+            display.drawn.clear();
+        }
     }
 }
 
-fn begin(bar: &ProgressBar, phase: Phase) {
-    let template = match phase {
-        Phase::Opening | Phase::Pages | Phase::Chunks | Phase::Scanning => {
-            "{msg:18} [{bar:30}] {percent:>3} %  {bytes} of {total_bytes}  {elapsed}"
+impl Display {
+    fn tell(&mut self, step: Step, now: Instant) {
+        let is_news = self.phase.replace(step.phase) != Some(step.phase);
+        if is_news {
+            self.began = now;
         }
-        Phase::Records => "{msg:18} [{bar:30}] {percent:>3} %  {elapsed}",
-        // redb does not say how far it is.
-        Phase::Compacting => "{spinner} {msg}  {elapsed}",
-    };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style.progress_chars("=> "));
-    bar.set_message(phase.name());
-    bar.reset_elapsed();
-    bar.enable_steady_tick(TICK);
+        match self.kind {
+            Kind::Bar if is_news || now >= self.next || step.done >= step.total => {
+                self.next = now + DRAW_EVERY;
+                self.drawn = bar(step, now - self.began);
+                say(&format!("{WIPE}{}", self.drawn));
+            }
+            Kind::Lines if now >= self.next => {
+                self.next = now + LINE_EVERY;
+                say(&format!("{}: {} %\n", step.phase.name(), percent(step)));
+            }
+            Kind::Hidden | Kind::Bar | Kind::Lines => {}
+        }
+    }
 }
 
-impl Lines {
-    fn tell(&mut self, step: Step) {
-        let now = Clock::system().monotonic();
-        if now < self.next {
-            return;
+/// The bar as it is drawn.
+fn bar(step: Step, took: Duration) -> String {
+    let name = step.phase.name();
+    let counted = match step.phase {
+        // redb does not say how far it is.
+        Phase::Compacting => return format!("{name} …"),
+        Phase::Opening | Phase::Pages | Phase::Chunks | Phase::Scanning => {
+            format!("  {} of {}", bytes(step.done), bytes(step.total))
         }
-        self.next = now + LINE_EVERY;
-        let percent = step.done.saturating_mul(100) / step.total.max(1);
-        // Nobody to tell if stderr is closed.
-        drop(writeln!(std::io::stderr(), "{}: {percent} %", step.phase.name()));
+        Phase::Records => String::new(),
+    };
+    let percent = percent(step);
+    let full = BAR_CHARS * usize::try_from(percent).unwrap_or_default() / 100;
+    let (full, empty) = ("=".repeat(full), " ".repeat(BAR_CHARS - full));
+    format!("{name:18} [{full}{empty}] {percent:>3} %{counted}  {} s", took.as_secs())
+}
+
+fn percent(step: Step) -> u64 {
+    (step.done.saturating_mul(100) / step.total.max(1)).min(100)
+}
+
+fn say(text: &str) {
+    let mut stderr = std::io::stderr();
+    // Nobody to tell if stderr is closed.
+    drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_as_full_as_the_work_is_done() {
+        let at = |done| bar(Step { phase: Phase::Chunks, done, total: 2 << 20 }, Duration::from_secs(3));
+        let half = format!("[{}{}]  50 %  1.0 MiB of 2.0 MiB  3 s", "=".repeat(15), " ".repeat(15));
+        assert!(at(1 << 20).ends_with(&half), "{}", at(1 << 20));
+        assert!(at(9 << 20).contains("100 %"), "more than was announced is still the end");
+        assert!(bar(Step { phase: Phase::Records, done: 0, total: 0 }, Duration::ZERO).contains("  0 %"));
     }
 }

@@ -288,3 +288,29 @@ async fn a_full_disk_lets_sinks_go_on_by_giving_back_the_ballast() {
     drop(report);
     writer.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_windows_noted_without_a_result_is_there_until_the_next_checkpoint() {
+    let noted = |running: &Running| -> Vec<(Seq, Vec<u8>)> {
+        let emitted = running.store.windows_snapshot().unwrap().emitted;
+        emitted.into_iter().map(|update| (update.position, update.note)).collect()
+    };
+    let disk = Disk::formatted();
+    let (running, _) = disk.open().unwrap();
+    running.store.append(readings(0, 3)).await.unwrap();
+    let found_silent = WindowsUpdate { position: Seq(4), note: vec![7], ..WindowsUpdate::default() };
+    running.store.update_windows(found_silent).await.unwrap();
+    running.crash().await;
+
+    let (running, _) = disk.open().unwrap();
+    assert_eq!(noted(&running), [(Seq(4), vec![7])]);
+    let saved = WindowsUpdate {
+        position: Seq(4),
+        checkpoint: Some(Checkpoint::default()),
+        ..WindowsUpdate::default()
+    };
+    running.store.update_windows(saved).await.unwrap();
+    running.crash().await;
+    let (running, _) = disk.open().unwrap();
+    assert_eq!(noted(&running), []);
+}
