@@ -5,6 +5,7 @@ use redb::ReadTransaction;
 use super::findings::{Finding, Findings, Kind};
 use super::runs;
 use crate::causes::chain;
+use crate::reading::Reading;
 use crate::store::chunk::{self, Chunk, Header};
 use crate::store::codec;
 use crate::store::file::{self, Error};
@@ -193,7 +194,10 @@ fn checked(stream: Stream, key: Seq, bytes: &[u8]) -> Result<(Header, &[u8]), Un
     let (records, newest) = match stream {
         Stream::Readings => {
             let readings = codec::decode_readings(&body).map_err(of_body)?;
-            (readings.len(), readings.iter().map(|reading| reading.received).max())
+            let newest = readings.iter().map(|reading| reading.received).max();
+            // The age of replayed readings counts from the replay, which only the header knows.
+            let is_replayed = readings.iter().all(Reading::is_replayed);
+            (readings.len(), newest.max(is_replayed.then_some(header.newest_received)))
         }
         // A result counts as received when it was committed, which only the header knows.
         Stream::Windows | Stream::Alerts => {

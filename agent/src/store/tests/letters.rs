@@ -10,6 +10,7 @@ use super::disk::Disk;
 use super::*;
 use crate::reading::{AggregateValue, Remarks, ReplayOf, WindowRecord};
 use crate::store::letters::{LettersChange, LettersDone, Records, Replay, Which};
+use crate::store::offline::{Progress, verify};
 use crate::stream::{Gap, GapReason};
 
 /// A sink whose batches are pinned by the test alone.
@@ -178,6 +179,8 @@ async fn a_replayed_record_goes_to_who_lacks_it_and_the_others_are_told_that_the
     assert_eq!(replay(&running, &[1]).await, LettersDone { replayed: 1, purged: 0 });
     balance(&running);
     running.crash().await;
+    let report = verify(dir.path(), &|_, _| None, &Progress::none()).unwrap();
+    assert!(report.sound, "the readings are older than their replay: {:#?}", report.findings);
 
     let running = Running::open(&dir, |_| {});
     balance(&running);
