@@ -110,6 +110,10 @@ impl Error {
         match error {
             redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Self::Full,
             redb::Error::Corrupted(what) => Self::Damaged { what },
+            // What redb says of a file that is none of its own; no disk says this.
+            redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Damaged { what: io.to_string() }
+            }
             other => Self::Io(Box::new(other)),
         }
     }

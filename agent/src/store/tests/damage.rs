@@ -293,6 +293,10 @@ async fn a_file_that_is_no_store_is_moved_aside() {
     for (what, bytes) in cases {
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+        if what != "another database" {
+            let error = Store::dead_letters(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{what}: no fault of the disk: {error:?}");
+        }
         let running = Running::open(&dir, |_| {});
         running.store.configure_sinks(sinks()).await.unwrap();
         running.store.append(readings(0, 10)).await.unwrap();
