@@ -365,11 +365,16 @@ fn aside(dir: &Path, prefix: &str) -> Vec<String> {
     names
 }
 
-/// The damaged file `name` was read to its end. Losing this step costs nothing.
-pub(super) fn file_away(dir: &Path, name: &str) {
-    let Some(time) = name.strip_prefix(DAMAGED) else { return };
-    if let Err(error) = rename(dir, name, &format!("{SALVAGED}{time}")) {
-        warn!(file = name, error = %chain(&error), "the damaged file cannot be renamed");
+/// The damaged file `name` was read to its end. Losing this step costs nothing. Answers what the file is called now.
+pub(super) fn file_away(dir: &Path, name: &str) -> String {
+    let Some(time) = name.strip_prefix(DAMAGED) else { return name.to_owned() };
+    let salvaged = format!("{SALVAGED}{time}");
+    match rename(dir, name, &salvaged) {
+        Ok(()) => salvaged,
+        Err(error) => {
+            warn!(file = name, error = %chain(&error), "the damaged file cannot be renamed");
+            name.to_owned()
+        }
     }
 }
 

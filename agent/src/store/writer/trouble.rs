@@ -137,6 +137,16 @@ impl Writer {
         let [lost_readings, lost_windows, _] = lost;
         let is_known = salvager.is_some_and(|salvager| salvager.knows_books());
         let lost_dead_letters = damage.lost_letters;
+        let (dir, name, max) =
+            (state.settings.data_dir.clone(), name.to_owned(), state.settings.max_size_bytes);
+        let waiting = damage.files.clone();
+        // People look for the file by the name that is logged.
+        let name = blocking(move || {
+            let name = damage::file_away(&dir, &name);
+            damage::tidy(&dir, &waiting, max);
+            name
+        })
+        .await;
         if is_known {
             error!(
                 file = name,
@@ -155,13 +165,5 @@ impl Writer {
                 "the store was damaged: what could be read of it is saved under new numbers; what else it held cannot be told"
             );
         }
-        let (dir, name, max) =
-            (state.settings.data_dir.clone(), name.to_owned(), state.settings.max_size_bytes);
-        let waiting = damage.files.clone();
-        blocking(move || {
-            damage::file_away(&dir, &name);
-            damage::tidy(&dir, &waiting, max);
-        })
-        .await;
     }
 }
