@@ -464,7 +464,7 @@ impl Writer {
                 );
             }
             report::State::Blocked => {
-                warn!("store is full; nothing more is acknowledged until a sink takes what is held");
+                warn!("store is full; nothing more is acknowledged until there is room again");
             }
             report::State::Failing => {}
         }
