@@ -166,6 +166,7 @@ fn dead_letters(command: &DeadLetters) -> anyhow::Result<ExitCode> {
     | DeadLetters::Replay { config, .. }
     | DeadLetters::Purge { config, .. }) = command;
     let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
+    store::quiet_redb();
     let mut out = std::io::stdout();
     runtime()?.block_on(async {
         match command {

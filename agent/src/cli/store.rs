@@ -104,7 +104,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 /// redb panics on damaged pages. That is caught and said in the results; a backtrace beside them would only frighten.
-fn quiet_redb() {
+pub(super) fn quiet_redb() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !panic.location().is_some_and(|place| place.file().contains("/redb-")) {
