@@ -1,4 +1,4 @@
-//! Watches over the clock: says when it stops or begins to be right, and lets the store know when the machine was started, once
+//! Watches over the clock: says when it stops or begins to be right or goes back, and lets the store know when the machine was started, once
 //! that can be told and readings wait for it.
 
 use std::time::Duration;
@@ -20,10 +20,12 @@ const SETTLED: Duration = Duration::from_secs(2);
 const SETTLED_ANEW: Duration = Duration::from_secs(60);
 /// What counts as the same, in microseconds.
 const SAME_MICROS: u64 = 100_000;
+/// A clock that goes back by less is being set finely, which is nobody's concern.
+const WENT_BACK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` is cancelled.
 pub(super) async fn keep(clock: Clock, store: Store, stop: CancellationToken) {
-    let mut watch = Watch { clock, said: None, shown: None };
+    let mut watch = Watch { clock, said: None, is_back: false, shown: None };
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -45,6 +47,8 @@ struct Watch {
     clock: Clock,
     /// What was logged last.
     said: Option<ClockState>,
+    /// True from when it is logged that the clock went back until it is logged that it caught up.
+    is_back: bool,
     /// When the machine was started, by what the synchronised clock shows, and since when it shows that.
     shown: Option<(i64, Instant)>,
 }
@@ -54,6 +58,7 @@ impl Watch {
     fn look(&mut self, store: &Store) -> Option<Boot> {
         let state = self.clock.state();
         self.say(state);
+        self.say_ahead();
         if state == ClockState::Unsynced {
             self.shown = None;
             return None;
@@ -90,6 +95,17 @@ impl Watch {
                 time = %self.clock.wall(),
                 "the clock shows a time before this program was written: readings are marked until it is set"
             ),
+        }
+    }
+
+    fn say_ahead(&mut self) {
+        let ahead = self.clock.ahead();
+        if !self.is_back && ahead >= WENT_BACK {
+            self.is_back = true;
+            warn!(?ahead, "the clock went back: times of receipt stay ahead of it until it has caught up");
+        } else if self.is_back && ahead.is_zero() {
+            self.is_back = false;
+            info!("the clock has caught up with the times of receipt");
         }
     }
 }
