@@ -134,6 +134,7 @@ impl Looking {
         let file = File::on(medium, move |_| heard.store(true, Ordering::Relaxed));
         let file = file.map_err(|error| match error {
             Error::InUse { .. } => Error::InUse { path },
+            Error::Directory { source, .. } => Error::Directory { path, source },
             other => other,
         })?;
         let closed = if was_recovered.load(Ordering::Relaxed) { Closed::Uncleanly } else { Closed::Cleanly };
