@@ -146,6 +146,9 @@ impl Endpoint {
         while let Some(part) = response.chunk().await.map_err(|error| self.failure(error))? {
             if body.len() < MAX_ANSWER_BYTES {
                 body.extend_from_slice(&part[..part.len().min(MAX_ANSWER_BYTES - body.len())]);
+            } else if !(200..300).contains(&status) {
+                // A refusal says what it says at its beginning; some go on for ever.
+                break;
             }
         }
         debug!(key = %post.key, status, "batch answered");

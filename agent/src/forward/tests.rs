@@ -86,3 +86,24 @@ async fn pinned_readings_do_not_go_before_windows_that_are_due() {
         Step::Wait(_) | Step::Done => panic!("there is work"),
     }
 }
+
+#[tokio::test]
+async fn a_refusal_that_never_ends_is_a_refusal() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let cloud = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let read = socket.read(&mut [0; 4_096]).await.unwrap();
+        assert!(read > 0);
+        socket.write_all(b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        // Until the other side hangs up.
+        while socket.write_all(format!("1000\r\n{}\r\n", "x".repeat(4_096)).as_bytes()).await.is_ok() {}
+    });
+    let endpoint = Endpoint::new(&Settings { url, ..settings() }, Clock::system()).unwrap();
+    let post = Post { key: "k", body: &bytes::Bytes::from_static(b"{}") };
+    let Ok(answer) = endpoint.send(post).await else { panic!("it was answered") };
+    assert_eq!(answer.status, 401);
+    cloud.await.unwrap();
+}
