@@ -327,7 +327,7 @@ impl Writer {
                 Err(error) => {
                     self.failed(&error);
                     if matches!(error, Error::Full) {
-                        self.starve(&state, &mut work).await;
+                        self.starve(&state).await;
                     }
                     strikes += weight(&error);
                     match pulse::waiting(self.reopened(state, &mut backoff, &mut strikes)).await {
@@ -346,6 +346,8 @@ impl Writer {
                             break Pressure { over: self.pressure.over, ..Pressure::default() };
                         }
                     }
+                    // Only now: a commit that is in the file after all holds the group already.
+                    self.hold_if_starved(&mut work);
                 }
             }
         };

@@ -314,3 +314,29 @@ async fn what_the_windows_noted_without_a_result_is_there_until_the_next_checkpo
     let (running, _) = disk.open().unwrap();
     assert_eq!(noted(&running), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_stores_nothing_twice_whatever_write_or_sync_it_refuses() {
+    for from in 1..=30 {
+        let disk = Disk::formatted();
+        let dir = TempDir::new().unwrap();
+        // As much as a ballast that can be given back, whether or not this machine has room for one.
+        std::fs::write(dir.path().join(ballast::FILE_NAME), [0]).unwrap();
+        let settings = Settings::in_dir(dir.path().to_owned());
+        let (windows, clock) = (WindowsPresence::None, Clock::system());
+        let opened =
+            Store::open_on(disk.medium(), settings, ("gw", "m"), windows, clock, Published::default())
+                .unwrap();
+        let writer = tokio::spawn(opened.writer.run());
+        let store = opened.store;
+        store.configure_sinks(vec![sink("cloud")]).await.unwrap();
+        store.append(readings(0, 10)).await.unwrap();
+        let before = disk.operations();
+        disk.fail(before + from, before + from + 1, io::ErrorKind::StorageFull);
+        store.append(readings(10, 10)).await.unwrap();
+        store.append(readings(20, 10)).await.unwrap();
+        assert_eq!(numbers(&store), (0..30).collect::<Vec<_>>(), "operation {from}");
+        drop(store);
+        writer.abort();
+    }
+}

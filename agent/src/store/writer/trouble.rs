@@ -92,7 +92,7 @@ impl Writer {
 
     /// The disk is full: what can be given back is, and for it goes on what sinks need. Readings wait until there is room again: what
     /// was given back is not for them. Without ballast all waits.
-    pub(super) async fn starve(&mut self, state: &State, work: &mut Work) {
+    pub(super) async fn starve(&mut self, state: &State) {
         let dir = state.settings.data_dir.clone();
         let is_freed = blocking(move || damage::make_room(&dir) | Ballast::in_dir(&dir).free()).await;
         if !is_freed && self.starved.is_none() {
@@ -100,6 +100,13 @@ impl Writer {
         }
         let look_at = self.clock.monotonic() + STARVED_PAUSE;
         self.starved = Some(Starved { look_at, held_bytes: state.books.held_bytes(), readings: Taken::No });
+    }
+
+    /// Takes the group out of what is committed next, while readings have to wait for room.
+    pub(super) fn hold_if_starved(&mut self, work: &mut Work) {
+        if !self.is_starved() {
+            return;
+        }
         if let (Some(group), Some(done)) = (work.group.take(), self.group_waiting.take()) {
             self.held = Some((group, done));
         }
