@@ -336,6 +336,8 @@ impl Writer {
                         Reopened::Anew(new) => {
                             state = new;
                             self.salvager = None;
+                            // What was met in the old one says nothing of the new.
+                            strikes = 0;
                         }
                         // The commit that seemed to fail is in the file.
                         Reopened::WithCommit(later) => {
