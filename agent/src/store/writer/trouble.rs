@@ -21,6 +21,8 @@ const SALVAGE_PAUSE: Duration = Duration::from_millis(10);
 const STARVED_PAUSE: Duration = Duration::from_secs(5);
 /// So much less held than when the disk was full is room for readings inside the file.
 const STARVED_ROOM_BYTES: u64 = 512 << 10;
+/// What is saved of a damaged file fills no more of any limit than this.
+const SALVAGE_FILLS_PERCENT: u64 = 75;
 /// How often is looked whether there is room for what a damaged file holds.
 const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
@@ -57,7 +59,7 @@ impl Writer {
             return Some(self.salvage_at);
         }
         // What comes now goes before what was saved, and must not be shed for it.
-        if self.is_full() || state.books.held_bytes() > state.settings.max_size_bytes / 4 * 3 {
+        if self.is_full() || state.books.fills(SALVAGE_FILLS_PERCENT, &state.settings) {
             self.salvage_at = now + ROOM_PAUSE;
             return Some(self.salvage_at);
         }
