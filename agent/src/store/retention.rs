@@ -193,7 +193,7 @@ pub(super) fn has_aged(
     file.read(|transaction| {
         for stream in Stream::ALL {
             let table = transaction.open_table(file::table(stream))?;
-            let oldest = found(&table, books.stream(stream).oldest)?;
+            let oldest = found(&table, &books.holes[stream.index()], books.stream(stream).oldest)?;
             let Some(oldest) = oldest else { continue };
             let max_age = settings.max_age_of(stream);
             let newest =
@@ -345,7 +345,7 @@ impl Sweep<'_> {
         let mut from = books.streams[index].oldest;
         let mut oldest_kept = None;
         loop {
-            let Some(row) = found(&table, from)? else { break };
+            let Some(row) = found(&table, &books.holes[index], from)? else { break };
             let newest_received = match ages {
                 Ages::Matter => true_newest(&table, &row, &books.boots, self.limits.clock, |newest| {
                     self.is_too_old(newest)
@@ -402,18 +402,27 @@ struct Found {
     row_bytes: usize,
 }
 
-/// The first row with records from `from` on. One whose header cannot be read holds what lies before the next.
-fn found(table: &impl ReadableTable<u64, &'static [u8]>, from: Seq) -> Result<Option<Found>, Error> {
+/// The first row with records from `from` on. Its numbers go to the next row, or to what is known to be gone: nothing vouches for
+/// what a header says, and a row that is taken for longer or shorter than it is would stay for ever, or take others with it.
+fn found(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    holes: &[SeqRange],
+    from: Seq,
+) -> Result<Option<Found>, Error> {
     let mut rows = table.range(from.0..)?;
     let Some(row) = rows.next() else { return Ok(None) };
     let (key, value) = row?;
+    let key = Seq(key.value());
     let row_bytes = value.value().len();
-    let (range, newest_received) = match chunk::Header::parse(value.value()) {
-        Ok(header) if header.first.0 == key.value() => (header.range(), header.newest_received),
-        Ok(_) | Err(_) => {
-            let next = rows.next().transpose()?.map(|(key, _)| Seq(key.value() - 1));
-            (next.map(|last| SeqRange { first: Seq(key.value()), last }), Timestamp(0))
+    let header = chunk::Header::parse(value.value()).ok().filter(|header| header.first == key);
+    let newest_received = header.as_ref().map_or(Timestamp(0), |header| header.newest_received);
+    let range = match rows.next().transpose()? {
+        Some((next, _)) => {
+            let hole = holes.get(holes.partition_point(|hole| hole.first <= key));
+            let end = hole.map_or(next.value(), |hole| hole.first.0.min(next.value()));
+            Some(SeqRange { first: key, last: Seq(end - 1) })
         }
+        None => header.and_then(|header| header.range()),
     };
     Ok(range.map(|range| Found { range, newest_received, row_bytes }))
 }

@@ -510,3 +510,34 @@ async fn what_comes_now_is_not_shed_for_what_is_saved_where_readings_have_a_limi
     let books = running.books();
     assert_eq!((books.damage.saved[0], books.sinks["cloud"].streams[&Stream::Readings].shed), (200_000, 0));
 }
+
+#[tokio::test]
+async fn a_row_whose_header_lies_of_its_length_does_not_stay_for_ever_nor_take_others_with_it() {
+    /// Where a header says how many records there are.
+    const COUNT_AT: usize = 16;
+    for count in [3_u8, 255] {
+        let dir = TempDir::new().unwrap();
+        let running = Running::open(&dir, |settings| settings.max_size_bytes = 40_000);
+        running.store.configure_sinks(sinks()).await.unwrap();
+        for n in 0..4 {
+            running.store.append(readings(n * 10, 10)).await.unwrap();
+        }
+        spoil(&running, 1, |bytes| bytes[COUNT_AT] = count);
+        // Both have the first three rows; the disk is filled until those go.
+        for name in ["cloud", "other"] {
+            running.store.advance(name, running.books().epoch, Stream::Readings, Seq(31)).await.unwrap();
+        }
+        for n in 4..100 {
+            running.store.append(readings(n * 10, 10)).await.unwrap();
+        }
+        let books = running.books();
+        let held = books.stream(Stream::Readings);
+        assert!(held.oldest > Seq(11) && held.held_bytes <= 50_000, "{count}: {held:?}");
+        running.crash().await;
+        let running = Running::open(&dir, |_| {});
+        assert_eq!(running.books().damage.moved_aside, 0, "{count}: {:?}", running.books());
+        let gap = |gap: &crate::stream::Gap| gap.reason == GapReason::ShedSize && gap.range.first == Seq(31);
+        let ledger = &running.books().sinks["cloud"].streams[&Stream::Readings];
+        assert!(ledger.ahead.iter().all(gap), "{count}: {ledger:?}");
+    }
+}
