@@ -7,9 +7,10 @@
 use redb::{ReadableTable, WriteTransaction};
 use tracing::{debug, error};
 
-use super::chunk::{Chunk, Header};
+use super::chunk::Header;
 use super::file::{self, Error};
 use super::ledger::Books;
+use super::reader::read_piece;
 use super::retention;
 use super::work::SinkSpec;
 use crate::stream::{GapReason, Seq, SeqRange, Stream};
@@ -34,7 +35,7 @@ pub(super) fn declare(
         let row = table.range(..=seq.0)?.next_back().transpose()?;
         let Some((key, value)) = row else { return Err(misplaced(stream, seq)) };
         let (key, bytes) = (Seq(key.value()), value.value());
-        match readable(key, bytes) {
+        match readable(stream, key, bytes) {
             Some(held) if held.contains(seq) => {
                 debug!(%stream, %seq, "what could not be read can be read now");
                 return Ok(());
@@ -85,9 +86,7 @@ fn misplaced(stream: Stream, seq: Seq) -> Error {
     Error::Damaged { what: format!("{stream} {seq} is not where it belongs") }
 }
 
-/// The numbers of a row that can be read.
-fn readable(key: Seq, bytes: &[u8]) -> Option<SeqRange> {
-    let chunk = Chunk::parse(bytes).ok()?;
-    chunk.body().ok()?;
-    chunk.header.range().filter(|range| range.first == key)
+/// The numbers of a row that can be read, down to its records: what no reader understands holds up every sink all the same.
+fn readable(stream: Stream, key: Seq, bytes: &[u8]) -> Option<SeqRange> {
+    read_piece(stream, key, bytes, Seq::FIRST).ok()??.range()
 }

@@ -541,3 +541,27 @@ async fn a_row_whose_header_lies_of_its_length_does_not_stay_for_ever_nor_take_o
         assert!(ledger.ahead.iter().all(gap), "{count}: {ledger:?}");
     }
 }
+
+#[tokio::test]
+async fn a_chunk_that_nobody_understands_is_lost_though_its_checksum_is_right() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    for n in 0..3 {
+        running.store.append(readings(n * 10, 10)).await.unwrap();
+    }
+    running.crash().await;
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    spoil(&running, 11, |bytes| {
+        let packed = chunk::Packed::new(vec![255; 30]);
+        *bytes = packed.write(Stream::Readings, Seq(11), 10, Timestamp(0), b"");
+    });
+    let lost = timeout(PATIENCE, async {
+        while pending(&running, "cloud").is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    lost.await.expect("the sink waits for it for ever");
+    assert_eq!(running.books().damage.lost, [10, 0, 0]);
+}
