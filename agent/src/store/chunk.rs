@@ -261,6 +261,16 @@ pub(super) fn announced_bytes(bytes: &[u8]) -> Option<usize> {
     HEADER_BYTES.checked_add(length(32)?)?.checked_add(length(36)?)
 }
 
+/// Whether `bytes` are a chunk of this version in which only the version is another, as a flipped bit leaves it: a newer one would
+/// not sum up so.
+pub(super) fn is_spoiled_version(bytes: &[u8]) -> bool {
+    let mut mended = bytes.to_vec();
+    if let Some(version) = mended.get_mut(4) {
+        *version = VERSION;
+    }
+    Chunk::parse(&mended).is_ok()
+}
+
 /// Over everything but the checksum itself.
 fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = Xxh3::new();

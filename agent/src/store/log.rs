@@ -126,6 +126,10 @@ impl State {
                         warn!(%seq, error = %chain(&source), "one chunk of readings cannot be read; what of it is still wanted will be declared lost");
                         continue;
                     }
+                    // Damage can be helped; a newer store cannot, and would keep the agent from starting.
+                    Err(chunk::Error::Newer { .. }) if chunk::is_spoiled_version(value.value()) => {
+                        return Err(Error::unreadable("the version of the last chunk"));
+                    }
                     Err(source) => return Err(Error::Chunk { stream: Stream::Readings, seq, source }),
                 };
                 if chunk.header.count > 0 && last_row_bytes == 0 {

@@ -565,3 +565,15 @@ async fn a_chunk_that_nobody_understands_is_lost_though_its_checksum_is_right() 
     lost.await.expect("the sink waits for it for ever");
     assert_eq!(running.books().damage.lost, [10, 0, 0]);
 }
+
+#[tokio::test]
+async fn a_flipped_version_in_the_last_chunk_is_damage_and_no_newer_store() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    running.store.append(readings(0, 10)).await.unwrap();
+    spoil(&running, 1, |bytes| bytes[4] ^= 2);
+    running.crash().await;
+    let running = Running::open(&dir, |_| {});
+    assert_eq!(running.books().damage.moved_aside, 1);
+}
