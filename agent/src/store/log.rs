@@ -25,7 +25,7 @@ use super::recent::{Change, Recent};
 use super::salvage::Slice;
 use super::settings::Settings;
 use super::work::{LedgerEvent, SinkSpec, Work};
-use super::{checkpoint, damage, letters, lost, retention};
+use super::{CheckpointBase, checkpoint, damage, letters, lost, retention};
 use crate::causes::chain;
 use crate::reading::{ClockState, Timestamp};
 use crate::stream::{Seq, Stream};
@@ -326,7 +326,10 @@ impl State {
             }
             if let Some(update) = &work.windows {
                 checkpoint::write_mark(transaction, update, draft.books.commit)?;
-                if !self.books.damage.is_checkpoint_void {
+                let is_whole =
+                    update.checkpoint.as_ref().is_some_and(|saved| saved.base == CheckpointBase::Empty);
+                draft.books.damage.is_checkpoint_void &= !is_whole;
+                if !draft.books.damage.is_checkpoint_void {
                     checkpoint::write_checkpoint(transaction, update)?;
                 }
             }

@@ -61,7 +61,12 @@ impl Disk {
             stored.snapshot.emitted.push(Emitted { position, records, note });
             return;
         };
-        assert_eq!(checkpoint.base, CheckpointBase::Previous);
+        let is_first = stored.snapshot.rows.is_empty();
+        assert_eq!(
+            checkpoint.base == CheckpointBase::Empty,
+            is_first,
+            "all of it is in the first checkpoint"
+        );
         let mut rows: BTreeMap<_, _> = std::mem::take(&mut stored.snapshot.rows).into_iter().collect();
         for key in checkpoint.removed {
             assert!(!checkpoint.changed.iter().any(|(changed, _)| *changed == key));

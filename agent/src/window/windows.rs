@@ -18,7 +18,7 @@ use super::series::Device;
 use super::settings::Settings;
 use super::state::{Key, Saved, SavedWindows};
 use crate::reading::{Reading, WindowRecord};
-use crate::store::Checkpoint;
+use crate::store::{Checkpoint, CheckpointBase};
 use crate::stream::Seq;
 
 /// All configured windows, and what is known of every device.
@@ -33,6 +33,8 @@ pub struct Windows {
     stale: Vec<Vec<u8>>,
     /// Whether the last checkpoint knows these windows by other settings, or not at all.
     unsaved: Unsaved,
+    /// What the next checkpoint builds upon: where nothing was saved, on nothing.
+    base: CheckpointBase,
 }
 
 /// Whether the definitions differ from the ones of the last checkpoint.
@@ -98,6 +100,7 @@ impl Windows {
     /// as it did.
     #[must_use]
     pub fn restore(settings: &[Settings], head: Seq, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
+        let base = if rows.is_empty() { CheckpointBase::Empty } else { CheckpointBase::Previous };
         let mut saved = SavedWindows::read(rows);
         let mut windows = Self {
             definitions: settings.iter().map(|settings| Definition::new(settings, head)).collect(),
@@ -106,6 +109,7 @@ impl Windows {
             sources: Vec::new(),
             stale: Vec::new(),
             unsaved: Unsaved::No,
+            base,
         };
         for index in 0..windows.definitions.len() {
             let name = Arc::clone(windows.definitions[index].name());
@@ -220,7 +224,7 @@ impl Windows {
 
     /// What changed since the checkpoint before.
     pub fn checkpoint(&mut self) -> Checkpoint {
-        let mut checkpoint = Checkpoint::default();
+        let mut checkpoint = Checkpoint { base: std::mem::take(&mut self.base), ..Checkpoint::default() };
         for (window, definition) in self.definitions.iter_mut().enumerate() {
             definition.save(window, &mut self.devices, &self.sources, &mut checkpoint);
         }

@@ -577,3 +577,41 @@ async fn a_flipped_version_in_the_last_chunk_is_damage_and_no_newer_store() {
     let running = Running::open(&dir, |_| {});
     assert_eq!(running.books().damage.moved_aside, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_begin_anew_after_the_store_was_replaced_save_their_state_again() {
+    let dir = TempDir::new().unwrap();
+    let settings = Settings::in_dir(dir.path().to_owned());
+    let (windows, published) = (WindowsPresence::Configured, Published::default());
+    let opened = Store::open(settings, "gw", "machine", windows, Clock::system(), published).unwrap();
+    let writer = tokio::spawn(opened.writer.run());
+    let running = Running { store: opened.store, recent: opened.recent, writer };
+    running.store.configure_sinks(sinks()).await.unwrap();
+    for n in 0..3 {
+        running.store.append(readings(n * 10, 10)).await.unwrap();
+    }
+    running
+        .store
+        .reader()
+        .file
+        .write(|transaction| Ok(transaction.open_table(file::READINGS)?.remove(11)?.is_some()))
+        .unwrap();
+    running.store.suspect(Stream::Readings, Seq(11));
+    let mut books = running.store.books();
+    timeout(PATIENCE, books.wait_for(|books| books.damage.moved_aside == 1)).await.unwrap().unwrap();
+    let save = |base, key| {
+        let checkpoint = Checkpoint { base, changed: vec![(vec![key], vec![1])], removed: Vec::new() };
+        let position = running.books().stream(Stream::Readings).next;
+        let update = WindowsUpdate { position, checkpoint: Some(checkpoint), ..WindowsUpdate::default() };
+        running.store.update_windows(update)
+    };
+    let keys = || {
+        let rows = running.store.windows_snapshot().unwrap().rows;
+        rows.into_iter().map(|(key, _)| key[0]).collect::<Vec<u8>>()
+    };
+    save(CheckpointBase::Previous, 1).await.unwrap();
+    assert_eq!(keys(), [0_u8; 0], "what changed since the rows were lost says too little");
+    save(CheckpointBase::Empty, 2).await.unwrap();
+    save(CheckpointBase::Previous, 3).await.unwrap();
+    assert_eq!(keys(), [2, 3], "all of it is there again");
+}
