@@ -88,7 +88,8 @@ pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<WindowsSnap
                 }
             };
             // What is replayed, or was saved of a damaged store, is none of what these windows emitted.
-            records.retain(|record| !record.is_replayed());
+            // What was saved of one whose epoch is not known says only that: it has no position.
+            records.retain(|record| position >= Seq::FIRST.0 && !record.is_replayed());
             if !records.is_empty() || !note.is_empty() {
                 emitted.push(Emitted { position: Seq(position), records, note });
             }

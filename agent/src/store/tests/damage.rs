@@ -615,3 +615,30 @@ async fn windows_that_begin_anew_after_the_store_was_replaced_save_their_state_a
     save(CheckpointBase::Previous, 3).await.unwrap();
     assert_eq!(keys(), [2, 3], "all of it is there again");
 }
+
+#[tokio::test]
+async fn results_that_were_saved_without_their_epoch_are_none_that_the_windows_emitted() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    running.store.append(readings(0, 10)).await.unwrap();
+    running.store.update_windows(windows(7)).await.unwrap();
+    // Nothing tells any more whose the results were.
+    spoil(&running, 1, |bytes| bytes.fill(0));
+    spoil(&running, 11, |bytes| bytes.fill(0));
+    running.crash().await;
+    let path = dir.path().join(file::FILE_NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let noted: Vec<usize> =
+        (0..bytes.len() - 8).filter(|at| bytes[*at..].starts_with(b"HFCK") && bytes[at + 6] == 0).collect();
+    noted.into_iter().for_each(|at| bytes[at] = 0);
+    std::fs::write(&path, bytes).unwrap();
+    let running = Running::open(&dir, |_| {});
+    let mut books = running.store.books();
+    timeout(PATIENCE, books.wait_for(|books| books.damage.files.is_empty())).await.unwrap().unwrap();
+    let books = running.books();
+    assert_eq!((books.damage.saved[1], books.previous.is_some()), (1, false), "{books:?}");
+    let whole = Books { checkpoint: Books::default().checkpoint, ..Books::clone(&books) };
+    let snapshot = checkpoint::windows_snapshot(&running.store.reader().file, &whole).unwrap();
+    assert!(snapshot.emitted.is_empty(), "{:?}", snapshot.emitted);
+}
