@@ -64,6 +64,13 @@ impl Boots {
         self.awaited == Some(boot.id) && !self.at(boot.id, u32::MAX).is_some_and(is_near)
     }
 
+    /// Readings before `next` may be of any boot: some were saved of a damaged store, where they had other numbers.
+    pub(super) fn keep_until(&mut self, next: Seq) {
+        for until in self.known.iter_mut().filter_map(|known| known.until.as_mut()) {
+            *until = (*until).max(next);
+        }
+    }
+
     /// `readings` are appended.
     pub(super) fn await_for(&mut self, readings: &[Reading]) {
         let line = readings.iter().rev().find_map(|reading| reading.line.as_ref());
@@ -86,7 +93,9 @@ impl Books {
         while let Some(first) = self.boots.known.first() {
             let ends_by = |seq: Seq| first.until.is_some_and(|until| until <= seq);
             let is_full = self.boots.known.len() >= MOST;
-            let is_spare = ends_by(readings.oldest) || (is_full && fixed.is_none_or(ends_by));
+            // What is still to be saved of a damaged store had other numbers, and may need any of them.
+            let is_gone = self.damage.files.is_empty() && ends_by(readings.oldest);
+            let is_spare = is_gone || (is_full && fixed.is_none_or(ends_by));
             if is_spare {
                 self.boots.known.remove(0);
                 self.boots.forgotten = self.boots.forgotten.saturating_add(1);
@@ -139,6 +148,27 @@ mod tests {
         assert_eq!((books.boots.known.len(), books.boots.known()), (1, 3));
         let third = |corrections| books.boots.at(Uuid::from_u128(3), corrections);
         assert_eq!((third(3), third(2)), (Some(300), None), "numbers stay");
+    }
+
+    #[test]
+    fn no_boot_is_forgotten_that_readings_of_a_damaged_store_may_need() {
+        let mut books = books();
+        books.learn_boot(boot(1, 100));
+        books.learn_boot(boot(2, 200));
+        // A damaged store was replaced: what is saved of it is stored behind the head.
+        books.streams[Stream::Readings.index()].oldest = Seq(11);
+        books.damage.files.push(crate::store::ledger::DamagedFile::default());
+        books.learn_boot(boot(3, 300));
+        let first = |books: &Books| books.boots.at(Uuid::from_u128(1), u32::MAX);
+        assert_eq!(first(&books), Some(100));
+        books.streams[Stream::Readings.index()].next = Seq(21);
+        books.boots.keep_until(Seq(21));
+        books.damage.files.clear();
+        books.learn_boot(boot(4, 400));
+        assert_eq!(first(&books), Some(100), "its readings were saved");
+        books.streams[Stream::Readings.index()].oldest = Seq(21);
+        books.learn_boot(boot(5, 500));
+        assert_eq!(first(&books), None);
     }
 
     #[test]

@@ -200,6 +200,10 @@ impl Draft {
             self.settle(Stream::Windows, row.first, part, before);
             self.rows.push(row);
         }
+        if !slice.readings.is_empty() {
+            let next = self.books.stream(Stream::Readings).next;
+            self.books.boots.keep_until(next);
+        }
         let damage = &mut self.books.damage;
         let file = &mut damage.files[place];
         file.done = slice.done;
