@@ -1,6 +1,6 @@
 //! Records as they would go over the wire, one JSON object per line.
 //!
-//! Numbers are those that sinks see in the current epoch. Records of earlier epochs that still lie in the store are left out
+//! Times are corrected as far as it is known by now when the machine was started. Numbers are those that sinks see in the current epoch. Records of earlier epochs that still lie in the store are left out
 //! and counted: every sink had them under other numbers.
 
 use std::io::{self, Write};
@@ -10,8 +10,9 @@ use std::path::Path;
 use redb::ReadTransaction;
 
 use super::{Looking, Phase, Progress, newest_books};
-use crate::reading::Timestamp;
+use crate::reading::{Reading, Timestamp};
 use crate::store::Piece;
+use crate::store::boots::Boots;
 use crate::store::file::{self, Error as StoreError};
 use crate::store::ledger::StreamBooks;
 use crate::store::reader::read_piece;
@@ -114,10 +115,10 @@ pub fn export(
 ) -> Result<Exported, Error> {
     let looking = Looking::at(dir, progress)?;
     let books = newest_books(&looking.file)?.ok_or(Error::NoBooks)?;
-    let books = *books.stream(selection.stream);
     let mut export = Export {
         selection,
-        books,
+        books: *books.stream(selection.stream),
+        boots: &books.boots,
         lines: Vec::with_capacity(BUFFER_BYTES * 2),
         out,
         exported: Exported::default(),
@@ -141,6 +142,7 @@ pub fn export(
 struct Export<'a> {
     selection: &'a Selection,
     books: StreamBooks,
+    boots: &'a Boots,
     lines: Vec<u8>,
     out: &'a mut dyn Write,
     exported: Exported,
@@ -190,7 +192,15 @@ impl Export<'_> {
     fn piece(&mut self, piece: &Piece) -> ControlFlow<io::Error> {
         match piece {
             Piece::Readings(first, readings) => {
-                self.records(*first, readings, |r| r.time, wire::write_reading)
+                let boots = self.boots;
+                let booted_at = |r: &Reading| r.line.as_ref().and_then(|l| boots.at(l.boot, u32::MAX));
+                let time = |r: &Reading| match (&r.line, booted_at(r)) {
+                    (Some(line), Some(at)) if r.time == r.received => line.corrected(r.received, at),
+                    _ => r.time,
+                };
+                let write =
+                    |seq, r: &Reading, out: &mut Vec<u8>| wire::write_corrected(seq, r, booted_at(r), out);
+                self.records(*first, readings, time, write)
             }
             Piece::Windows(first, records) => self.records(*first, records, |r| r.start, wire::write_window),
         }

@@ -485,3 +485,30 @@ proptest::proptest! {
         bench.assert_sound();
     }
 }
+
+#[test]
+fn an_export_has_the_times_that_sinks_get() {
+    let mut bench = Bench::new(|_| {});
+    let boot = uuid::Uuid::from_u128(7);
+    let line = crate::reading::ClockLine {
+        boot,
+        stamp: Timestamp(0),
+        uptime_micros: 90_000_000,
+        pace: crate::reading::Pace::Full,
+    };
+    let mut group = readings(0, 1);
+    let reading = &mut group.readings[0];
+    (reading.time, reading.received) = (Timestamp(5_000_000), Timestamp(5_000_000));
+    reading.line = Some(Arc::new(line));
+    bench.commit(&Work { group: Some(group), ..Work::default() });
+    let at = 1_800_000_000_000_000;
+    bench.commit(&Work { boot: Some(boots::Boot { id: boot, at }), ..Work::default() });
+    drop(bench.open.take());
+    let from = Some(Edge::Time(Timestamp(at)));
+    let selection = Selection { stream: Stream::Readings, from, to: None };
+    let mut out = Vec::new();
+    let progress = Progress::none();
+    export(bench.dir.path(), &selection, &mut out, &mut |_| {}, &progress).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("\"clock\":\"corrected\"") && text.contains("\"time\":\"2027-"), "{text}");
+}
