@@ -34,6 +34,8 @@ pub(super) struct Draft {
     pub(super) books: Books,
     /// The time of the commit: results count as received then.
     wall: Timestamp,
+    /// The time that ages are reckoned by: what is replayed ages from here on.
+    pub(super) ages_by: Timestamp,
     /// Dead letters are kept cut at this.
     max_payload_bytes: usize,
     pub(super) rows: Vec<Row>,
@@ -77,6 +79,7 @@ impl Draft {
         Self {
             books,
             wall,
+            ages_by: wall,
             max_payload_bytes,
             rows: Vec::new(),
             recent: Vec::new(),
@@ -133,7 +136,7 @@ impl Draft {
             let (taken, mut row) = self.pack_readings(rest, bytes_per_reading);
             rest = &rest[taken..];
             // Their age counts from now: they were kept for people, and those have spoken.
-            row.newest = row.newest.max(self.wall);
+            row.newest = row.newest.max(self.ages_by);
             self.rows.push(row);
         }
         if !readings.is_empty() {

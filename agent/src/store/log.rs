@@ -257,6 +257,7 @@ impl State {
         let wall = if clock == ClockState::Synced { wall } else { Timestamp(0) };
         let before = self.before(file, work)?;
         let mut draft = Draft::after(&self.books, wall, self.settings.dead_letters.max_payload_bytes);
+        draft.ages_by = ages_by;
         let sinks = work.sinks.as_deref().unwrap_or(&self.sinks);
         if work.sinks.is_some() {
             draft.books.configure_sinks(sinks);

@@ -94,3 +94,48 @@ async fn what_a_clock_two_months_behind_stamped_is_not_too_old_when_it_is_set() 
     tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
     assert!(shed(&store) > 0, "now they are");
 }
+
+#[test]
+fn what_is_replayed_ages_from_then_on_whether_or_not_the_clock_is_right() {
+    use crate::store::letters::{LettersChange, Records, Replay};
+    for clock in [ClockState::Synced, ClockState::Unsynced] {
+        let dir = TempDir::new().unwrap();
+        let file = file::File::open(dir.path(), |_| {}).unwrap();
+        let mut settings = Settings::in_dir(dir.path().to_owned());
+        settings.max_age = Duration::from_secs(3_600);
+        let mut state = log::State::load(&file, settings, WindowsPresence::None).unwrap();
+        state.ages_by = Some((NOON, clock));
+        let mut commit = |work: work::Work| {
+            state.trims_next = true;
+            state.commit(&file, &work, Clock::system().monotonic(), NOON).unwrap();
+            state.books.sinks["cloud"].streams[&Stream::Readings].shed
+        };
+        let received = |mut group: Group, received: Timestamp| {
+            group.readings.iter_mut().for_each(|reading| reading.received = received);
+            group
+        };
+        let batch = BatchLimits { wait: Duration::from_secs(1 << 20), ..BatchLimits::default() };
+        let sinks = Some(vec![SinkSpec { batch, ..sink("cloud") }]);
+        let rejected = vec![work::Letter {
+            time: Timestamp(1),
+            origin: DeadLetterOrigin::Source { source: "plant".into(), topic: "t".into() },
+            reason: "not understood".into(),
+            payload: vec![7],
+            payload_bytes: 1,
+            payload_hash: 1,
+        }];
+        let group = Some(Group { rejected, ..Group::default() });
+        commit(work::Work { sinks, group, ..work::Work::default() });
+        // It was received yesterday.
+        let records = received(readings(0, 1), Timestamp(NOON.0 - 86_400_000_000)).readings;
+        let replay = Replay { id: 1, records: Records::Readings(records) };
+        let letters = Some(LettersChange::Replay(vec![replay]));
+        commit(work::Work { letters, ..work::Work::default() });
+        let mut shed = 0;
+        for n in 1..4 {
+            shed =
+                commit(work::Work { group: Some(received(readings(n, 1), NOON)), ..work::Work::default() });
+        }
+        assert_eq!(shed, 0, "{clock:?}: a person asked for it a moment ago");
+    }
+}
