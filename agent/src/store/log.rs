@@ -292,7 +292,9 @@ impl State {
 
         // The copy tells how things stood before this commit: it needs no copy in memory, which is large with many peers.
         let (recent_commit, recent_position) = (self.books.commit, self.books.stream(Stream::Readings).next);
-        let copy = if self.is_recent_due(work, draft.readings_bytes) {
+        // A row that is lost may have told what peers sent, and here that is still known.
+        let may_lose = work.suspects.iter().any(|(stream, _)| *stream == Stream::Readings);
+        let copy = if may_lose || self.is_recent_due(work, draft.readings_bytes) {
             RecentCopy::Saved
         } else {
             RecentCopy::AsBefore

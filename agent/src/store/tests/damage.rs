@@ -642,3 +642,35 @@ async fn results_that_were_saved_without_their_epoch_are_none_that_the_windows_e
     let snapshot = checkpoint::windows_snapshot(&running.store.reader().file, &whole).unwrap();
     assert!(snapshot.emitted.is_empty(), "{:?}", snapshot.emitted);
 }
+
+#[tokio::test]
+async fn a_store_that_was_salvaged_and_lost_chunks_is_sound() {
+    use crate::store::offline::{Progress, verify};
+    let image = image(Close::Unclean).await;
+    let mut bytes = image.bytes.clone();
+    bytes[..4_096].fill(0);
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    running.store.append(readings(1_000_000, 10)).await.unwrap();
+    let mut books = running.store.books();
+    timeout(PATIENCE, books.wait_for(|books| books.damage.files.is_empty())).await.unwrap().unwrap();
+    let keys = running.store.reader().file.read(|transaction| {
+        let table = transaction.open_table(file::READINGS)?;
+        Ok(table.iter()?.map(|row| row.unwrap().0.value()).collect::<Vec<u64>>())
+    });
+    let keys = keys.unwrap();
+    // The oldest, two in the middle, one after the other.
+    for key in [keys[0], keys[3], keys[2]] {
+        spoil(&running, key, |bytes| bytes[60] ^= 1);
+        running.store.suspect(Stream::Readings, Seq(key));
+        let lost = running.books().damage.lost[0];
+        timeout(PATIENCE, books.wait_for(|books| books.damage.lost[0] > lost)).await.unwrap().unwrap();
+    }
+    running.store.configure_sinks([sinks(), vec![sink("late")]].concat()).await.unwrap();
+    drop(books);
+    running.crash().await;
+    let report = verify(dir.path(), &|_, _| None, &Progress::none()).unwrap();
+    assert!(report.sound, "{:#?}", report.findings);
+}
