@@ -298,6 +298,9 @@ impl Running {
 
     async fn drain(&mut self, sinks: Duration) {
         self.letters.close();
+        if let Some(store) = &self.store {
+            store.hurry();
+        }
         self.stop_sources.cancel();
         self.all_ended(Room::Source).await;
         self.all_ended(Room::Clock).await;

@@ -92,7 +92,8 @@ impl Header {
     /// The numbers of its records, or `None` if it has none.
     #[must_use]
     pub(super) fn range(&self) -> Option<SeqRange> {
-        let last = self.first.0 + u64::from(self.count).checked_sub(1)?;
+        // Bytes that nobody wrote may say any number.
+        let last = self.first.0.checked_add(u64::from(self.count).checked_sub(1)?)?;
         Some(SeqRange { first: self.first, last: Seq(last) })
     }
 

@@ -45,6 +45,8 @@ pub(super) enum Request {
     Remember(String, Vec<u8>, oneshot::Sender<()>),
     Sinks(Vec<SinkSpec>, oneshot::Sender<()>),
     Epoch(Epoch, oneshot::Sender<()>),
+    /// From now on the windows do not wait for company.
+    Hurry,
     Letters(LettersChange, oneshot::Sender<LettersDone>),
     Boot(Boot, oneshot::Sender<()>),
 }
@@ -328,6 +330,12 @@ impl Store {
     /// If the store has closed.
     pub async fn learn_boot(&self, boot: Boot) -> Result<(), Closed> {
         self.ask(|done| Request::Boot(boot, done)).await
+    }
+
+    /// The agent stops: from now on what the windows ask is committed at once.
+    pub fn hurry(&self) {
+        // Full of requests: then there is a commit soon.
+        self.requests.try_send(Request::Hurry).ok();
     }
 
     /// Keeps `value` under `key`; durable when this returns.

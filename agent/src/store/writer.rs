@@ -71,6 +71,8 @@ pub struct Writer {
     /// Further changes of dead letters: one goes into a commit, so that each is told its own.
     letters_waiting: VecDeque<(LettersChange, oneshot::Sender<LettersDone>)>,
     due: Option<Instant>,
+    /// The agent stops: results of windows and their checkpoint do not wait for company.
+    is_hurried: bool,
     /// What the file took on the disk after it was compacted last.
     compacted_bytes: u64,
     ageing: Ageing,
@@ -120,6 +122,7 @@ impl Writer {
             letters_done: None,
             letters_waiting: VecDeque::new(),
             due: None,
+            is_hurried: false,
             compacted_bytes: 0,
         }
     }
@@ -194,6 +197,13 @@ impl Writer {
         let now = self.clock.monotonic();
         let interval = self.state.as_ref().map_or(Duration::ZERO, |state| state.settings.commit_interval);
         let (due, done) = match request {
+            Request::Hurry => {
+                self.is_hurried = true;
+                if self.work.windows.is_none() {
+                    return;
+                }
+                (now, None)
+            }
             Request::Group(group, done) => {
                 if self.is_full() {
                     self.held = Some((group, done));
@@ -207,6 +217,7 @@ impl Writer {
             Request::Windows(update, done) => {
                 // Who stops waits for his checkpoint, however long the interval.
                 let due = match update.checkpoint {
+                    Some(_) | None if self.is_hurried => now,
                     Some(_) if self.pressure.over => now,
                     // Windows that are new: intake waits until it is durable where they begin.
                     Some(_) if update.position == self.ends.books.borrow().checkpoint.position => now,

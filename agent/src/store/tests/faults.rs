@@ -211,6 +211,19 @@ async fn the_last_words_of_the_windows_do_not_wait_for_the_interval() {
     assert!(saved.is_ok(), "stopping waits for commit_interval");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_does_not_wait_for_company() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |settings| settings.commit_interval = Duration::from_secs(60));
+    let asked_before =
+        running.store.update_windows(WindowsUpdate { note: vec![1], ..WindowsUpdate::default() });
+    let began = Clock::system().monotonic();
+    let (saved, ()) = tokio::join!(asked_before, async { running.store.hurry() });
+    saved.unwrap();
+    running.store.update_windows(WindowsUpdate { note: vec![2], ..WindowsUpdate::default() }).await.unwrap();
+    assert!(Clock::system().monotonic() - began < Duration::from_secs(1));
+}
+
 #[tokio::test]
 async fn max_size_counts_what_lies_on_the_disk() {
     let dir = TempDir::new().unwrap();
