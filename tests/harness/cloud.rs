@@ -451,7 +451,9 @@ impl State {
             request.records().iter().filter(|record| is_new(record["seq"].as_u64().unwrap())).cloned(),
         );
         let gaps = self.gaps.entry(stream).or_default();
-        gaps.extend(read_gaps(&request.batch).into_iter().filter(|gap| is_new(gap.last)));
+        // Of one that is taken in part, that part: the rest comes again.
+        let part = |gap: Gap| Gap { first: gap.first.max(*next), last: gap.last.min(until), ..gap };
+        gaps.extend(read_gaps(&request.batch).into_iter().map(part).filter(|gap| gap.first <= gap.last));
         *next = (*next).max(until + 1);
         *next
     }
