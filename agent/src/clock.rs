@@ -2,7 +2,7 @@
 //!
 //! Everything that decides takes time as an argument. Rooms ask a [`Clock`]; monotonic time is tokio's, so that tests
 //! can pause it. The wall clock may jump, and it may never have been set; what is received is therefore stamped by a line that
-//! never goes back ([`line`]), and whether the wall clock is right is asked of the kernel ([`kernel`]).
+//! never goes back (`clock/line.rs`), and whether the wall clock is right is asked of the kernel (`clock/kernel.rs`).
 
 mod kernel;
 mod line;

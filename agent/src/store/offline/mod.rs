@@ -1,7 +1,7 @@
 //! What may be done with a store that no agent has open: verify, export, compact.
 //!
-//! In: the data directory. Out: a [`Report`], records as NDJSON, a smaller file. Promised: [`verify`] and [`export`] change not
-//! one byte of the file (see [`overlay`]), also where redb has to recover after an unclean stop; memory does not follow the
+//! In: the data directory. Out: a [`Report`], records as NDJSON, a smaller file. Promised: [`verify()`] and [`export()`] change not
+//! one byte of the file (see `overlay.rs`), also where redb has to recover after an unclean stop; memory does not follow the
 //! size of the store; a damaged page ends in a finding or an error, never in a panic.
 
 mod compact;
