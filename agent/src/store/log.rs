@@ -174,24 +174,8 @@ impl State {
         if windows == WindowsPresence::None {
             checkpoint::forget_windows(file)?;
         }
-        Ok(Self {
-            trimmed_at_commit: books.commit,
-            last_row_bytes,
-            is_over: false,
-            newest_received,
-            ages_by: None,
-            trims_next: false,
-            books,
-            recent,
-            sinks: Vec::new(),
-            settings,
-            windows,
-            carried,
-            recent_saved,
-            next_batches: NextBatches::default(),
-            bytes_per_reading: 48.0,
-            before: None,
-        })
+        let beginning = Self::beginning(books, recent, settings, windows);
+        Ok(Self { last_row_bytes, newest_received, carried, recent_saved, ..beginning })
     }
 
     /// The state of a store that is about to be made, in place of a damaged one. Its first commit writes all of it.

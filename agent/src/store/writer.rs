@@ -349,6 +349,8 @@ impl Writer {
                             self.salvager = None;
                             // What was met in the old one says nothing of the new.
                             strikes = 0;
+                            // It began with an epoch of its own; in another one nobody would know the one before.
+                            work.epoch = None;
                         }
                         // The commit that seemed to fail is in the file.
                         Reopened::WithCommit(later) => {
