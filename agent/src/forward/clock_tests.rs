@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::settings::{AckRule, BatchLimits, Compression, Required};
+use super::settings::BatchLimits;
 use super::*;
 use crate::reading::{ClockLine, Origin, Pace, Reading, Shape, Timestamp, Value};
 use crate::store::boots::Boot;
@@ -15,19 +15,8 @@ const NOON: Timestamp = Timestamp(1_800_000_000_000_000);
 
 fn settings() -> Settings {
     let wait = Duration::from_secs(3_600);
-    Settings {
-        name: "cloud".into(),
-        url: "http://127.0.0.1:9/".into(),
-        streams: vec![Stream::Readings],
-        compression: Compression::None,
-        batch: BatchLimits { wait, ..BatchLimits::default() },
-        retry: Settings::DEFAULT_RETRY,
-        timeout: Settings::DEFAULT_TIMEOUT,
-        ack: AckRule::Status,
-        required: Required::Yes,
-        headers: Vec::new(),
-        tls: crate::tls::ClientSettings::default(),
-    }
+    let batch = BatchLimits { wait, ..BatchLimits::default() };
+    Settings { streams: vec![Stream::Readings], batch, ..tests::settings() }
 }
 
 /// A store as it is after a start.

@@ -8,7 +8,7 @@ use crate::reading::{Origin, Reading, Shape, Timestamp, Value, WindowRecord};
 use crate::store::work::{Group, SinkSpec};
 use crate::store::{Opened, Published, WindowsPresence, WindowsUpdate};
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         name: "cloud".into(),
         url: "http://127.0.0.1:9/".into(),

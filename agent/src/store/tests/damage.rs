@@ -70,6 +70,15 @@ async fn image(close: Close) -> Image {
     Image { bytes, stored, had }
 }
 
+/// The image with its first page gone, in a folder and as bytes.
+fn without_head(image: &Image) -> (TempDir, Vec<u8>) {
+    let mut bytes = image.bytes.clone();
+    bytes[..4_096].fill(0);
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+    (dir, bytes)
+}
+
 fn windows(n: u64) -> WindowsUpdate {
     let record = WindowRecord {
         window: "minute".into(),
@@ -321,10 +330,7 @@ fn kept(dir: &Path) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn a_kill_in_the_middle_of_saving_repeats_nothing() {
     let image = image(Close::Unclean).await;
-    let mut bytes = image.bytes.clone();
-    bytes[..4_096].fill(0);
-    let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+    let (dir, bytes) = without_head(&image);
     let mut running = Running::open(&dir, |_| {});
     running.store.configure_sinks(sinks()).await.unwrap();
     running.store.append(readings(1_000_000, 10)).await.unwrap();
@@ -346,10 +352,7 @@ async fn a_kill_in_the_middle_of_saving_repeats_nothing() {
 #[tokio::test]
 async fn results_of_windows_are_saved_and_messages_recognised() {
     let image = image(Close::Unclean).await;
-    let mut bytes = image.bytes.clone();
-    bytes[..4_096].fill(0);
-    let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+    let (dir, _) = without_head(&image);
     let running = Running::open(&dir, |_| {});
     let last = image.stored - 1;
     assert!(running.recent.knows("plant/c", u16::try_from(last % 65_535 + 1).unwrap(), last));
@@ -647,10 +650,7 @@ async fn results_that_were_saved_without_their_epoch_are_none_that_the_windows_e
 async fn a_store_that_was_salvaged_and_lost_chunks_is_sound() {
     use crate::store::offline::{Progress, verify};
     let image = image(Close::Unclean).await;
-    let mut bytes = image.bytes.clone();
-    bytes[..4_096].fill(0);
-    let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join(file::FILE_NAME), &bytes).unwrap();
+    let (dir, _) = without_head(&image);
     let running = Running::open(&dir, |_| {});
     running.store.configure_sinks(sinks()).await.unwrap();
     running.store.append(readings(1_000_000, 10)).await.unwrap();
