@@ -480,7 +480,7 @@ fn connected(inputs: &Inputs, rooms: &mut Rooms) -> watch::Receiver<BTreeMap<Str
         let (connected, stop) = (connected.clone(), rooms.stop_admin.clone());
         rooms.spawn(Room::Admin, async move {
             loop {
-                let is_connected = report.borrow_and_update().state == source::State::Connected;
+                let is_connected = report.borrow_and_update().state.is_connected();
                 connected.send_if_modified(|all: &mut BTreeMap<String, bool>| {
                     all.insert(name.clone(), is_connected) != Some(is_connected)
                 });

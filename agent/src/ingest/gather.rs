@@ -10,6 +10,7 @@ use super::inlet::{Batch, Delivery, Item, Outcome, Peer, Rejected, Resent, Sourc
 use crate::reading::Timestamp;
 use crate::store::DeadLetterOrigin;
 use crate::store::ledger::SourceCounts;
+use crate::store::nodes::NodeChange;
 use crate::store::recent::{Change, Recent};
 use crate::store::work::{Group, Letter, Pace};
 
@@ -69,14 +70,27 @@ impl Gathered {
         recent: &mut Recent,
         wall: Timestamp,
     ) {
-        if matches!(item.outcome, Outcome::SessionLost) {
-            self.forget(peer, source.in_flight, recent);
+        match item.outcome {
+            Outcome::SessionLost => return self.forget(peer, source.in_flight, recent),
+            Outcome::Repeated(records) => {
+                counts.received += records;
+                counts.redelivered += records;
+                return;
+            }
+            _ => {}
+        }
+        if let Some(change) = item.node {
+            self.owes_acks |= item.delivery == Delivery::Numbered;
+            self.settle(*change);
+        }
+        if matches!(item.outcome, Outcome::Missed) {
             return;
         }
         self.messages += 1;
         counts.received += 1;
         match item.delivery {
             Delivery::AtMostOnce => counts.unprotected += 1,
+            Delivery::Numbered => {}
             Delivery::Acknowledged { packet_id, resent } => {
                 self.owes_acks = true;
                 if let Peer(Some(peer)) = peer {
@@ -105,7 +119,19 @@ impl Gathered {
                 self.group.rejected.push(letter(*rejected, &source.name, wall));
             }
             Outcome::Skipped => counts.skipped += 1,
-            Outcome::SessionLost => {}
+            // Not messages; they were seen to above.
+            Outcome::SessionLost | Outcome::Missed | Outcome::Repeated(_) => {}
+        }
+    }
+
+    /// Of each node the last position counts, and all that is missing.
+    fn settle(&mut self, change: NodeChange) {
+        match self.group.nodes.iter_mut().find(|known| known.id == change.id) {
+            Some(known) => {
+                known.position = change.position;
+                known.missed.add(&change.missed);
+            }
+            None => self.group.nodes.push(change),
         }
     }
 

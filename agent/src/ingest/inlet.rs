@@ -14,7 +14,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::decode::{Decoded, Decoder, Rejection};
 use super::settings::{Retained, Subscription};
 use crate::clock::{Clock, Stamp};
-use crate::reading::Reading;
+use crate::reading::{Origin, Reading, Shape, Timestamp, Value};
+use crate::store::nodes::{Missed, NodeChange, NodeId, NodePosition};
 
 /// Batches that may wait between the inlets and the room. Bytes are bounded by the budget; this bounds the rest.
 const BATCHES_WAITING: usize = 1_024;
@@ -68,6 +69,8 @@ pub enum Delivery {
         /// Whether the sender says that it may have sent it before.
         resent: Resent,
     },
+    /// A record of a sensor node that keeps it until we acknowledge it. What comes again was recognised by its number.
+    Numbered,
 }
 
 /// The DUP flag.
@@ -101,6 +104,23 @@ pub struct Arrival<'a> {
     pub replayed: Replayed,
 }
 
+/// A reading that the source decoded itself.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Who measured it.
+    pub origin: Arc<Origin>,
+    /// The names of `values`.
+    pub shape: Arc<Shape>,
+    /// One for each name. If there is none, there is nothing to store, and it counts as skipped.
+    pub values: Vec<Value>,
+    /// When; `None`: the time of receipt.
+    pub time: Option<Timestamp>,
+    /// How it came.
+    pub delivery: Delivery,
+    /// For the record of a node, where it stands.
+    pub node: Option<(NodeId, NodePosition)>,
+}
+
 /// What became of a message at the inlet. Nothing is durable yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
@@ -116,6 +136,8 @@ pub(crate) struct Item {
     pub(crate) delivery: Delivery,
     /// xxh3-64 of topic and payload.
     pub(crate) hash: u64,
+    /// What it settles of a sensor node.
+    pub(crate) node: Option<Box<NodeChange>>,
     pub(crate) outcome: Outcome,
 }
 
@@ -132,6 +154,10 @@ pub(crate) enum Outcome {
     Skipped,
     /// Not a message: the session is gone, and with it every packet id of this peer.
     SessionLost,
+    /// Not a message: records of a node that will never come.
+    Missed,
+    /// So many records of a node came again that were settled before.
+    Repeated(u64),
 }
 
 /// A message that cannot be decoded, as it is kept.
@@ -228,16 +254,54 @@ impl Inlet {
         hasher.update(&arrival.payload);
 
         let (outcome, pushed) = self.outcome(arrival);
-        self.gathered_bytes += MESSAGE_OVERHEAD_BYTES + outcome.memory_bytes();
-        self.gathered.push(Item { delivery: arrival.delivery, hash: hasher.digest(), outcome });
-        self.pushed += 1;
+        self.gather(Item { delivery: arrival.delivery, hash: hasher.digest(), node: None, outcome });
         pushed
     }
 
     /// The broker has no session of ours: packet ids of the old one mean nothing any more. Not counted as a message.
     pub fn session_lost(&mut self) {
         let outcome = Outcome::SessionLost;
-        self.gathered.push(Item { delivery: Delivery::AtMostOnce, hash: 0, outcome });
+        self.gathered.push(Item { delivery: Delivery::AtMostOnce, hash: 0, node: None, outcome });
+    }
+
+    /// Gathers a reading that the source decoded itself. Counts like a message pushed: see [`push`](Self::push).
+    pub fn push_measured(&mut self, measured: Measured) {
+        let Measured { origin, shape, values, time, delivery, node } = measured;
+        let node =
+            node.map(|(id, position)| Box::new(NodeChange { id, position, missed: Missed::default() }));
+        let outcome = if values.is_empty() {
+            Outcome::Skipped
+        } else {
+            let Stamp { time: received, line } = self.stamp();
+            let time = time.unwrap_or(received);
+            Outcome::Reading(Reading { time, received, line, origin, shape, values, remarks: None })
+        };
+        self.gather(Item { delivery, hash: 0, node, outcome });
+    }
+
+    /// Gathers that records of a node, up to this position, will never come. Made durable like a message, and pushed like one,
+    /// but none.
+    pub fn push_missed(&mut self, id: NodeId, position: NodePosition, missed: Missed) {
+        let node = Some(Box::new(NodeChange { id, position, missed }));
+        self.gather(Item { delivery: Delivery::Numbered, hash: 0, node, outcome: Outcome::Missed });
+    }
+
+    /// Counts records of a node that came again.
+    pub fn push_repeated(&mut self, records: u64) {
+        let outcome = Outcome::Repeated(records);
+        self.gather(Item { delivery: Delivery::Numbered, hash: 0, node: None, outcome });
+    }
+
+    fn gather(&mut self, item: Item) {
+        self.gathered_bytes += MESSAGE_OVERHEAD_BYTES + item.outcome.memory_bytes();
+        self.gathered.push(item);
+        self.pushed += 1;
+    }
+
+    /// The stamp of what was received since the last flush.
+    fn stamp(&mut self) -> Stamp {
+        let clock = self.intake.clock;
+        self.received.get_or_insert_with(|| clock.stamp()).clone()
     }
 
     /// How many messages were pushed so far.
@@ -312,9 +376,8 @@ impl Inlet {
             let limit_bytes = self.source.max_payload_bytes;
             return (self.rejected(arrival, Rejection::PayloadTooLarge { limit_bytes }), Pushed::Routed);
         }
-        let clock = self.intake.clock;
-        let Stamp { time, line } = self.received.get_or_insert_with(|| clock.stamp());
-        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, *time, line.as_ref()) {
+        let Stamp { time, line } = self.stamp();
+        let outcome = match self.decoder.decode(arrival.topic, &arrival.payload, time, line.as_ref()) {
             Decoded::Reading(reading) => Outcome::Reading(reading),
             Decoded::Readings(readings) => Outcome::Readings(readings),
             Decoded::Nothing => Outcome::Skipped,
@@ -368,7 +431,7 @@ impl Outcome {
             Self::Reading(reading) => reading.memory_bytes(),
             Self::Readings(readings) => readings.iter().map(Reading::memory_bytes).sum(),
             Self::Rejected(rejected) => rejected.topic.len() + rejected.payload.len(),
-            Self::Skipped | Self::SessionLost => 0,
+            Self::Skipped | Self::SessionLost | Self::Missed | Self::Repeated(_) => 0,
         }
     }
 }

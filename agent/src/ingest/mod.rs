@@ -18,7 +18,7 @@ pub mod settings;
 pub mod topic;
 
 pub use inlet::{
-    Arrival, Closed, Delivery, Flushed, Inlet, Intake, Peer, Pushed, Replayed, Resent, SourceSpec,
+    Arrival, Closed, Delivery, Flushed, Inlet, Intake, Measured, Peer, Pushed, Replayed, Resent, SourceSpec,
 };
 pub use settings::Subscription;
 

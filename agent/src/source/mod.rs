@@ -4,7 +4,15 @@
 pub mod listen;
 pub mod mqtt;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ingest::{Intake, SourceSpec};
 
 /// The settings of one source, by type.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,17 +78,38 @@ pub enum State {
     PacketTooLarge,
     /// Held back because the store cannot take more.
     Blocked,
+    /// The port is not there: nothing is plugged in.
+    Unplugged,
+    /// The port is there, but may not be opened.
+    PermissionDenied,
+    /// The port is in use by another program.
+    Busy,
+    /// What comes makes no sense: the wrong speed, or the wrong protocol.
+    Garbage,
+    /// More comes than a line can carry for good reason; it is read slowly.
+    Flooding,
+    /// The port is open, but nothing has come for a long time.
+    Silent,
+    /// Some of the devices do not answer, or not as they should; the others are read.
+    DeviceErrors,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 13] = [
         Self::Starting,
         Self::Connected,
         Self::Disconnected,
         Self::Misconfigured,
         Self::PacketTooLarge,
         Self::Blocked,
+        Self::Unplugged,
+        Self::PermissionDenied,
+        Self::Busy,
+        Self::Garbage,
+        Self::Flooding,
+        Self::Silent,
+        Self::DeviceErrors,
     ];
 
     /// Its name in the status and in metrics.
@@ -93,6 +122,30 @@ impl State {
             Self::Misconfigured => "misconfigured",
             Self::PacketTooLarge => "packet-too-large",
             Self::Blocked => "blocked",
+            Self::Unplugged => "unplugged",
+            Self::PermissionDenied => "permission-denied",
+            Self::Busy => "busy",
+            Self::Garbage => "garbage",
+            Self::Flooding => "flooding",
+            Self::Silent => "silent",
+            Self::DeviceErrors => "device-errors",
+        }
+    }
+
+    /// True if readings come, or would if there were any.
+    #[must_use]
+    pub fn is_connected(self) -> bool {
+        match self {
+            Self::Connected | Self::Flooding | Self::Silent | Self::DeviceErrors => true,
+            Self::Starting
+            | Self::Disconnected
+            | Self::Misconfigured
+            | Self::PacketTooLarge
+            | Self::Blocked
+            | Self::Unplugged
+            | Self::PermissionDenied
+            | Self::Busy
+            | Self::Garbage => false,
         }
     }
 }
@@ -112,4 +165,47 @@ pub struct Report {
     pub retained: Option<u64>,
     /// True once the source has been subscribed or listening, or has failed once: it holds up readiness no longer.
     pub settled: bool,
+    /// What went over the line since the start (serial only).
+    pub line: Option<LineCounts>,
+    /// What is behind the source, by name: nodes, devices on a bus, sensors.
+    pub devices: BTreeMap<Arc<str>, DeviceReport>,
+}
+
+/// What went over a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineCounts {
+    /// How often the port was opened.
+    pub opened: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Of those, what was no frame, or no text.
+    pub garbage_bytes: u64,
+    /// Frames or lines that were whole.
+    pub frames: u64,
+}
+
+/// What is known of a device behind a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// What it says of itself, for people: firmware and channels of a node, the kind of a sensor.
+    pub about: String,
+    /// What went wrong last; `None` when all is well.
+    pub last_error: Option<String>,
+    /// How often it failed since the start.
+    pub failures: u64,
+}
+
+/// What a source that decodes for itself is given.
+#[derive(Debug)]
+pub struct Rooms {
+    /// What the source's inlets have in common.
+    pub source: Arc<SourceSpec>,
+    /// Where inlets come from.
+    pub intake: Intake,
+    /// Where its state goes.
+    pub report: watch::Sender<Report>,
+    /// Ends it.
+    pub stop: CancellationToken,
+    /// Where the time comes from.
+    pub clock: Clock,
 }

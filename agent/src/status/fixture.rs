@@ -32,11 +32,9 @@ pub(crate) struct Rooms {
 pub(crate) fn rooms() -> (Rooms, Inputs) {
     let settled = |clients| source::Report {
         state: source::State::Connected,
-        last_error: None,
         clients,
-        address: None,
-        retained: None,
         settled: true,
+        ..source::Report::default()
     };
     let plant = watch::Sender::new(settled(None));
     let direct = watch::Sender::new(settled(Some(3)));

@@ -79,10 +79,8 @@ fn store_missing(inputs: &Inputs) -> Option<String> {
 }
 
 fn source_missing(kind: SourceKind, report: &source::Report) -> Option<String> {
-    let is_bound = match report.state {
-        source::State::Connected | source::State::PacketTooLarge | source::State::Blocked => true,
-        source::State::Starting | source::State::Disconnected | source::State::Misconfigured => false,
-    };
+    let is_bound = report.state.is_connected()
+        || matches!(report.state, source::State::PacketTooLarge | source::State::Blocked);
     let error = || report.last_error.as_deref().unwrap_or("starting");
     match kind {
         SourceKind::Listener if !is_bound => Some(format!("not listening: {}", error())),

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::model::{AgentState, DamageStatus, LedgerStatus, SinkStatus, SourceStatus, Status};
 use crate::reading::ClockState;
+use crate::store::nodes::Missed;
 use crate::store::report::{BUCKETS_S, State as StoreState};
 use crate::{forward, source};
 
@@ -107,7 +108,11 @@ fn sources(status: &Status, out: &mut Out<'_>) -> fmt::Result {
             source.redelivered
         }),
         ("holdfast_source_skipped", "Messages with nothing in them to store", |source| source.skipped),
-        ("holdfast_source_unprotected", "Messages received with QoS 0", |source| source.unprotected),
+        (
+            "holdfast_source_unprotected",
+            "Messages that nobody sends again: QoS 0, lines, what was polled",
+            |source| source.unprotected,
+        ),
         ("holdfast_source_readings", "Readings stored", |source| source.readings),
     ];
     for (name, help, count) in counters {
@@ -115,7 +120,7 @@ fn sources(status: &Status, out: &mut Out<'_>) -> fmt::Result {
         out.counter(name, help, samples)?;
     }
     let up = status.sources.iter().filter_map(|(source, of)| {
-        Some(([("source", source.as_str())], u64::from(of.state? == source::State::Connected)))
+        Some(([("source", source.as_str())], u64::from(of.state?.is_connected())))
     });
     out.gauge("holdfast_source_up", "1 if the source is connected or listening", up)?;
     let states = status.sources.iter().flat_map(|(source, of)| {
@@ -128,7 +133,44 @@ fn sources(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     let clients = status.sources.iter().filter_map(|(source, of)| {
         Some(([("source", source.as_str())], u64::try_from(of.clients?).unwrap_or(u64::MAX)))
     });
-    out.gauge("holdfast_source_clients", "Clients connected to a listener", clients)
+    out.gauge("holdfast_source_clients", "Clients connected to a listener", clients)?;
+    lines(status, out)
+}
+
+/// What is to be said of serial lines and of the devices behind sources.
+fn lines(status: &Status, out: &mut Out<'_>) -> fmt::Result {
+    let missed = status.sources.iter().filter(|(_, of)| of.line.is_some()).flat_map(|(source, of)| {
+        let labelled = |reason| [("source", source.as_str()), ("reason", reason)];
+        let Missed { dropped, lost, unreadable } = of.missed;
+        [(labelled("dropped"), dropped), (labelled("lost"), lost), (labelled("unreadable"), unreadable)]
+    });
+    out.counter("holdfast_source_missed", "Records of sensor nodes that will never come", missed)?;
+    let counts: [(&str, &str, fn(&source::LineCounts) -> u64); 4] = [
+        ("holdfast_source_line_bytes", "Bytes read from a line", |line| line.bytes),
+        ("holdfast_source_line_frames", "Frames or lines that came whole", |line| line.frames),
+        ("holdfast_source_line_garbage_bytes", "Bytes that made no sense", |line| line.garbage_bytes),
+        ("holdfast_source_line_opened", "How often the port was opened", |line| line.opened),
+    ];
+    for (name, help, count) in counts {
+        let of_lines = status.sources.iter().filter_map(|(source, of)| Some((source, of.line?)));
+        let samples = of_lines.map(|(source, line)| ([("source", source.as_str())], count(&line)));
+        out.counter(name, help, samples)?;
+    }
+    let devices = || {
+        status.sources.iter().flat_map(|(source, of)| {
+            of.devices
+                .iter()
+                .map(move |(device, of)| ([("source", source.as_str()), ("device", device.as_str())], of))
+        })
+    };
+    let failures = devices().map(|(labels, of)| (labels, of.failures));
+    out.counter(
+        "holdfast_source_device_failures",
+        "How often a device did not answer as it should",
+        failures,
+    )?;
+    let up = devices().map(|(labels, of)| (labels, u64::from(of.last_error.is_none())));
+    out.gauge("holdfast_source_device_up", "1 if the device answered last", up)
 }
 
 fn streams(status: &Status, out: &mut Out<'_>) -> fmt::Result {

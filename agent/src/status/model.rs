@@ -10,6 +10,7 @@ use super::{Inputs, SinkInput, SourceInput, WindowReport};
 use crate::clock::Trust;
 use crate::reading::{AggregateValue, ClockState, WindowRecord};
 use crate::store::ledger::{Books, DamageBooks, DeadLetterBooks, Ledger, Presence, SinkBooks, SourceCounts};
+use crate::store::nodes::Missed;
 use crate::store::report::{Histogram, Recovering, State as StoreState};
 use crate::stream::{Epoch, Stream};
 use crate::{forward, pulse, source, store};
@@ -181,6 +182,36 @@ pub struct SourceStatus {
     pub unprotected: u64,
     /// Readings stored.
     pub readings: u64,
+    /// Records of sensor nodes that will never come, as the nodes or the line say.
+    #[serde(default)]
+    pub missed: Missed,
+    /// What went over the line since the start (serial only).
+    #[serde(default)]
+    pub line: Option<source::LineCounts>,
+    /// What is behind it, by name: nodes, devices on a bus, sensors.
+    #[serde(default)]
+    pub devices: BTreeMap<String, DeviceStatus>,
+}
+
+/// A device behind a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// What it says of itself.
+    #[serde(default)]
+    pub about: Option<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// How often it failed since the start.
+    pub failures: u64,
+    /// The life of a node that is durable last.
+    #[serde(default)]
+    pub boot: Option<u32>,
+    /// Its last record that is durable.
+    #[serde(default)]
+    pub seq: Option<u64>,
+    /// Its records that will never come.
+    #[serde(default)]
+    pub missed: Missed,
 }
 
 /// One sink.
@@ -373,7 +404,7 @@ fn sources(books: &Books, inputs: &BTreeMap<String, SourceInput>) -> BTreeMap<St
     names
         .map(|name| {
             let counts = books.sources.get(name).copied().unwrap_or_default();
-            (name.clone(), source_status(counts, inputs.get(name)))
+            (name.clone(), source_status(counts, devices(name, books, inputs.get(name)), inputs.get(name)))
         })
         .collect()
 }
@@ -381,14 +412,36 @@ fn sources(books: &Books, inputs: &BTreeMap<String, SourceInput>) -> BTreeMap<St
 /// A source whose messages the store does not take is blocked, whether or not it has noticed yet.
 fn hold_back(sources: &mut BTreeMap<String, SourceStatus>) {
     for source in sources.values_mut() {
-        if source.state == Some(source::State::Connected) {
+        if source.state.is_some_and(source::State::is_connected) {
             source.state = Some(source::State::Blocked);
         }
     }
 }
 
-fn source_status(counts: SourceCounts, input: Option<&SourceInput>) -> SourceStatus {
+/// What is behind a source: as the books have it, and as it says itself.
+fn devices(source: &str, books: &Books, input: Option<&SourceInput>) -> BTreeMap<String, DeviceStatus> {
+    let mut devices: BTreeMap<String, DeviceStatus> = BTreeMap::new();
+    for (node, of) in books.nodes.of(source) {
+        let device = devices.entry(node.to_string()).or_default();
+        (device.boot, device.seq) = (Some(of.position.boot), Some(of.position.seq));
+        device.missed = of.missed;
+    }
+    for (name, of) in input.into_iter().flat_map(|input| input.report.borrow().devices.clone()) {
+        let device = devices.entry(name.to_string()).or_default();
+        device.about = Some(of.about).filter(|about| !about.is_empty());
+        (device.last_error, device.failures) = (of.last_error, of.failures);
+    }
+    devices
+}
+
+fn source_status(
+    counts: SourceCounts,
+    devices: BTreeMap<String, DeviceStatus>,
+    input: Option<&SourceInput>,
+) -> SourceStatus {
     let report = input.map(|input| input.report.borrow().clone());
+    let mut missed = Missed::default();
+    devices.values().for_each(|device| missed.add(&device.missed));
     SourceStatus {
         state: report.as_ref().map(|report| report.state),
         present: input.is_some(),
@@ -398,7 +451,7 @@ fn source_status(counts: SourceCounts, input: Option<&SourceInput>) -> SourceSta
             None => input.map(|input| without_credentials(&input.endpoint)),
         },
         clients: report.as_ref().and_then(|report| report.clients),
-        last_error: report.and_then(|report| report.last_error),
+        last_error: report.as_ref().and_then(|report| report.last_error.clone()),
         received: counts.received,
         stored: counts.stored,
         rejected: counts.rejected,
@@ -406,6 +459,9 @@ fn source_status(counts: SourceCounts, input: Option<&SourceInput>) -> SourceSta
         skipped: counts.skipped,
         unprotected: counts.unprotected,
         readings: counts.readings,
+        missed,
+        line: report.as_ref().and_then(|report| report.line),
+        devices,
     }
 }
 

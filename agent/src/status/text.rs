@@ -44,10 +44,8 @@ pub(super) fn hung(rooms: &BTreeMap<String, RoomStatus>) -> String {
 
 fn is_away(source: &SourceStatus) -> bool {
     match source.state {
-        Some(source::State::Disconnected | source::State::Misconfigured | source::State::PacketTooLarge) => {
-            true
-        }
-        Some(source::State::Starting | source::State::Connected | source::State::Blocked) | None => false,
+        Some(source::State::Starting | source::State::Blocked) | None => false,
+        Some(state) => !state.is_connected(),
     }
 }
 
@@ -200,6 +198,15 @@ fn write_sources(sources: &BTreeMap<String, SourceStatus>, out: &mut String) -> 
         table.row(words.into_iter().chain(counts.map(grouped)));
         if let Some(error) = &source.last_error {
             table.remark(format!("  last error: {}", shown(error)));
+        }
+        for (device, of) in &source.devices {
+            if let Some(error) = &of.last_error {
+                table.remark(format!("  {}: {}", shown(device), shown(error)));
+            }
+            if of.missed.total() > 0 {
+                let missed = grouped(of.missed.total());
+                table.remark(format!("  {}: {missed} records will never come", shown(device)));
+            }
         }
     }
     writeln!(out, "{}", table.text())

@@ -183,6 +183,7 @@ impl Before {
         books.dead_letters = DeadLetterBooks { kept: 0, kept_bytes: 0, ..before.dead_letters };
         // What was stamped by a clock that was not right may still be corrected.
         books.boots = before.boots;
+        books.nodes = before.nodes;
         books.damage.files.push(DamagedFile { name, ..DamagedFile::default() });
         let too_many = books.damage.files.len().saturating_sub(WAITING_FILES);
         for given_up in books.damage.files.drain(..too_many) {

@@ -94,6 +94,9 @@ impl Draft {
         for (source, counts) in &group.counts {
             self.books.sources.entry(source.clone()).or_default().add(counts);
         }
+        for change in &group.nodes {
+            self.books.nodes.apply(change, self.books.commit);
+        }
         self.recent.extend_from_slice(&group.recent);
         self.books.boots.await_for(&group.readings);
         for letter in &group.rejected {

@@ -1,5 +1,6 @@
 //! The handle to the store: what rooms may ask for, and what they may watch.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,8 +28,9 @@ use crate::stream::{Epoch, Seq, Stream};
 
 /// Requests that may wait. Each asker waits for his answer, so there are never many.
 const REQUESTS_WAITING: usize = 256;
-/// The layout of the tables; chunks have a version of their own.
-pub(super) const FORMAT: u32 = 1;
+/// The layout of the tables and of notes; chunks have a version of their own. 2: notes know nodes. An older store is taken over
+/// when it is opened; a newer one is refused.
+pub(super) const FORMAT: u32 = 2;
 /// The row of `state` with it.
 pub(super) const FORMAT_ROW: &str = "format";
 
@@ -442,17 +444,27 @@ fn identity(file: &File) -> Result<Option<Identity>, Error> {
         Some(format) => {
             let found =
                 postcard::from_bytes(&format).map_err(|_| Error::unreadable("the format of the store"))?;
-            if found > FORMAT {
-                return Err(Error::Newer { found, known: FORMAT });
+            match FORMAT.cmp(&found) {
+                Ordering::Equal => {}
+                Ordering::Less => return Err(Error::Newer { found, known: FORMAT }),
+                // Before the first commit that only this version can read.
+                Ordering::Greater => {
+                    write_format(file)?;
+                    info!(from = found, to = FORMAT, "the store is of an older version; it is taken over");
+                }
             }
         }
-        None => file.write(|transaction| {
-            let format = postcard::to_stdvec(&FORMAT).expect("a Vec takes any bytes");
-            transaction.open_table(STATE)?.insert(FORMAT_ROW, format.as_slice())?;
-            Ok(())
-        })?,
+        None => write_format(file)?,
     }
     Ok(identity.and_then(|row| postcard::from_bytes(&row).ok()))
+}
+
+fn write_format(file: &File) -> Result<(), Error> {
+    let (key, format) = format_row();
+    file.write(|transaction| {
+        transaction.open_table(STATE)?.insert(key.as_str(), format.as_slice())?;
+        Ok(())
+    })
 }
 
 #[expect(

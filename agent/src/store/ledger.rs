@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::boots::Boots;
+use super::nodes::Nodes;
 use crate::reading::Timestamp;
 use crate::stream::{Epoch, Gap, Seq, SeqRange, Stream};
 
@@ -42,6 +43,9 @@ pub struct Books {
     pub boots: Boots,
     /// What a damaged disk cost.
     pub damage: DamageBooks,
+    /// How far the records of each sensor node are durable. Beside the rest in the note, since older stores lack it.
+    #[serde(skip)]
+    pub nodes: Nodes,
 }
 
 /// The epoch before, and where this one goes on: the number that its first record had in the one before.
@@ -229,6 +233,7 @@ impl Default for Books {
             dead_letters: DeadLetterBooks::default(),
             boots: Boots::default(),
             damage: DamageBooks::default(),
+            nodes: Nodes::default(),
         }
     }
 }

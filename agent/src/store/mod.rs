@@ -24,6 +24,7 @@ pub mod letters;
 mod log;
 mod lost;
 mod missed;
+pub mod nodes;
 mod note;
 pub mod offline;
 mod pins;

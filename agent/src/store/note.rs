@@ -11,7 +11,7 @@ use super::ledger::Books;
 use super::recent::Change;
 
 /// What the note of a commit says.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Note {
     /// The books after the commit.
     pub(super) books: Books,
@@ -19,18 +19,31 @@ pub(super) struct Note {
     pub(super) recent: Vec<Change>,
 }
 
+/// What was written from the first format on.
+#[derive(Serialize, Deserialize)]
+struct Core<B, R> {
+    books: B,
+    recent: R,
+}
+
 impl Note {
-    /// As bytes.
+    /// As bytes: the core, then what later formats added, in the order in which they did.
     #[must_use]
     pub(super) fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a Vec takes any bytes, and no length here is unknown")
+        let note = (Core { books: &self.books, recent: &self.recent }, &self.books.nodes);
+        postcard::to_stdvec(&note).expect("a Vec takes any bytes, and no length here is unknown")
     }
 
-    /// From bytes.
+    /// From bytes. A note of format 1 ends with its core: there were no nodes.
     ///
     /// # Errors
     /// If they are anything else.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        postcard::from_bytes(bytes)
+        let (Core { mut books, recent }, rest): (Core<Books, Vec<Change>>, _) =
+            postcard::take_from_bytes(bytes)?;
+        if !rest.is_empty() {
+            books.nodes = postcard::from_bytes(rest)?;
+        }
+        Ok(Self { books, recent })
     }
 }

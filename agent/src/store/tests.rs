@@ -15,6 +15,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::nodes::{Missed, NodeChange, NodeId, NodePosition};
 use super::work::{BatchLimits, Group, LedgerChange, LedgerEvent, Required, SinkSpec};
 use super::*;
 use crate::clock::Clock;
@@ -351,5 +352,45 @@ async fn records_too_old_are_given_up_but_not_those_of_a_clock_that_was_not_set(
         );
         let next = books.stream(Stream::Readings).next;
         assert_eq!(books.stream(Stream::Readings).appended(), ledger.shed + ledger.pending(next));
+    }
+}
+
+/// `fixtures/format-1.redb.zst` was written by the version before nodes were known: three readings that were acknowledged, one
+/// sink that has none of them, and no clean end.
+#[tokio::test]
+async fn a_store_of_the_first_format_is_taken_over_whole() {
+    let dir = TempDir::new().unwrap();
+    let old = zstd::decode_all(&include_bytes!("tests/fixtures/format-1.redb.zst")[..]).unwrap();
+    std::fs::write(dir.path().join("store.redb"), old).unwrap();
+    let settings = Settings::in_dir(dir.path().to_owned());
+    let open = || {
+        let windows = WindowsPresence::None;
+        Store::open(settings.clone(), "gw", "machine", windows, Clock::system(), Published::default())
+            .unwrap()
+    };
+    let change = NodeChange {
+        id: NodeId { source: "press".into(), node: "n1".into() },
+        position: NodePosition { boot: 1, seq: 7, ..NodePosition::default() },
+        missed: Missed { dropped: 2, ..Missed::default() },
+    };
+    for opening in 1..=2 {
+        let Opened { store, writer, recent } = open();
+        let writer = tokio::spawn(writer.run());
+        let books = Arc::clone(&store.books().borrow());
+        assert_eq!(books.stream(Stream::Readings).next, Seq(4));
+        assert_eq!(books.sources["direct"].stored, 3);
+        assert_eq!(books.pending("cloud", Stream::Readings), Some(3));
+        assert_eq!(recent.peers().count(), 1);
+        let known: Vec<_> = books.nodes.of("press").map(|(_, node)| node.position.seq).collect();
+        assert_eq!(known, if opening == 1 { vec![] } else { vec![7] });
+        let group = Group { nodes: vec![change.clone()], ..Group::default() };
+        store.append(group).await.unwrap();
+        let Some(Piece::Readings(first, readings)) = store.reader().piece(Stream::Readings, Seq(1)).unwrap()
+        else {
+            panic!("no readings");
+        };
+        assert_eq!((first, readings.len()), (Seq(1), 1));
+        drop(store);
+        writer.await.unwrap();
     }
 }

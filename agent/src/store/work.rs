@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::boots::Boot;
 use super::ledger::{Identity, SourceCounts};
 use super::letters::LettersChange;
+use super::nodes::NodeChange;
 use super::recent::Change;
 use super::salvage::Slice;
 use super::{DeadLetterOrigin, WindowsUpdate};
@@ -24,6 +25,8 @@ pub struct Group {
     pub counts: Vec<(String, SourceCounts)>,
     /// What the peers sent.
     pub recent: Vec<Change>,
+    /// How far the records of sensor nodes are durable with it; each node once.
+    pub nodes: Vec<NodeChange>,
     /// When the oldest reading of the group arrived.
     pub since: Option<Instant>,
     /// How readings come.

@@ -144,10 +144,8 @@ impl Reporter {
         let report = Report {
             state,
             last_error: self.last_error.clone(),
-            clients: None,
-            address: None,
-            retained: None,
             settled: self.state != State::Starting,
+            ..Report::default()
         };
         self.report.send_if_modified(|published| {
             let is_news = *published != report;

@@ -112,7 +112,7 @@ async fn a_second_connection_takes_over_and_the_first_messages_stay_first() {
         .into_iter()
         .map(|delivery| match delivery {
             Delivery::Acknowledged { packet_id, .. } => packet_id,
-            Delivery::AtMostOnce => 0,
+            Delivery::AtMostOnce | Delivery::Numbered => 0,
         })
         .collect();
     assert_eq!(ids, [1, 2]);

@@ -71,7 +71,7 @@ impl Seen {
     pub(super) fn packet_id(self) -> u16 {
         match self.delivery {
             Delivery::Acknowledged { packet_id, .. } => packet_id,
-            Delivery::AtMostOnce => 0,
+            Delivery::AtMostOnce | Delivery::Numbered => 0,
         }
     }
 
