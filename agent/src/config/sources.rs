@@ -1,5 +1,8 @@
 //! `[sources.<name>]`.
 
+#[allow(dead_code, reason = "for the sources to come")]
+mod port;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 
 pub mod listen;
 pub mod mqtt;
+pub mod port;
+pub mod pty;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

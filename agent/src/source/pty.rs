@@ -1,0 +1,70 @@
+//! A pty whose master is ours: a port without hardware, for the demo and for tests.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+/// The master's end. When it is dropped, the port is unplugged.
+#[derive(Debug)]
+pub struct Pty {
+    master: File,
+    path: PathBuf,
+}
+
+impl Pty {
+    /// A new one. All bytes pass as they are, also those written before anybody opens it.
+    ///
+    /// # Errors
+    /// If the system has none.
+    pub fn new() -> io::Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let mut settings = tcgetattr(&master)?;
+        settings.make_raw();
+        tcsetattr(&master, OptionalActions::Now, &settings)?;
+        let name = ptsname(&master, Vec::new())?;
+        let path = PathBuf::from(name.to_string_lossy().into_owned());
+        Ok(Self { master: master.into(), path })
+    }
+
+    /// Where the port is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes all of `bytes` to whoever has the port open, now or later. Blocks when the port's buffer is full.
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.master.write_all(bytes)
+    }
+
+    /// Reads what was written to the port; blocks until there is something. `EIO` while nobody has it open.
+    ///
+    /// # Errors
+    /// If nobody has it open, or the system fails.
+    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.master.read(into)
+    }
+
+    /// A second handle to the same master.
+    ///
+    /// # Errors
+    /// If the system has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { master: self.master.try_clone()?, path: self.path.clone() })
+    }
+}
+
+impl AsFd for Pty {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+}
