@@ -7,7 +7,7 @@ use std::sync::Arc;
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use holdfast::ingest::decode::{Decoded, Decoder};
-use holdfast::ingest::settings::{Payload, Pointer, Subscription};
+use holdfast::ingest::settings::{Columns, Delimiter, Pattern, Payload, Pointer, Subscription};
 use holdfast::ingest::topic::Template;
 use holdfast::reading::Timestamp;
 
@@ -28,6 +28,10 @@ const TASMOTA: &str = concat!(
     r#""Power":63,"Voltage":231,"Current":0.281},"AM2301":{"Temperature":19.8,"Humidity":55.1,"DewPoint":10.5},"#,
     r#""TempUnit":"C"}"#,
 );
+/// What [`FLAT`] says, as a logger's record.
+const RECORD: &str = "1795148112123,12345,21.53,48.2,true";
+/// The same for people.
+const LINE: &str = "[1795148112123] #12345 T=21.53 C, H=48.2 %, running=true";
 
 fn main() {
     divan::main();
@@ -85,4 +89,20 @@ fn nested_tasmota(bencher: Bencher<'_, '_>) {
 fn bare_value(bencher: Bencher<'_, '_>) {
     let subscription = Subscription { payload: Payload::Value, ..subscription("sensors/{device}/{field}") };
     run(bencher, subscription, &topics(200, "power"), "63.91");
+}
+
+#[divan::bench]
+fn csv_record(bencher: Bencher<'_, '_>) {
+    let columns = Columns::new(["ts", "seq", "temperature", "humidity", "running"]).expect("columns");
+    let (payload, time) = (Payload::Csv(columns, Delimiter::COMMA), pointer("/ts"));
+    let subscription = Subscription { payload, time, ..subscription("sensors/{device}/csv") };
+    run(bencher, subscription, &topics(200, "csv"), RECORD);
+}
+
+#[divan::bench]
+fn text_by_a_pattern(bencher: Bencher<'_, '_>) {
+    let pattern = r"\[(?<ts>\d+)\] #(?<seq>\d+) T=(?<temperature>[-0-9.]+) C, H=(?<humidity>[0-9.]+) %, running=(?<running>\w+)";
+    let (payload, time) = (Payload::Regex(Pattern::new(pattern).expect("a pattern")), pointer("/ts"));
+    let subscription = Subscription { payload, time, ..subscription("sensors/{device}/text") };
+    run(bencher, subscription, &topics(200, "text"), LINE);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::ingest::decode::{Decoded, Decoder};
-use crate::ingest::settings::{Payload, Pointer, Subscription};
+use crate::ingest::settings::{Columns, Delimiter, Pattern, Payload, Pointer, Subscription};
 use crate::ingest::topic::Template;
 use crate::reading::{Reading, Timestamp};
 use crate::stream::Seq;
@@ -35,14 +35,28 @@ pub fn packets(bytes: &[u8]) {
 }
 
 /// How payloads are read in [`payload`].
-static SUBSCRIPTIONS: LazyLock<[Subscription; 4]> = LazyLock::new(|| {
+static SUBSCRIPTIONS: LazyLock<[Subscription; 7]> = LazyLock::new(|| {
     let plain = |topic| Subscription::new(Template::parse(topic).expect("a template"));
     let pointer = |text| Some(Pointer::parse(text).expect("a pointer"));
     let (time, device) = (pointer("/ts"), pointer("/deviceId"));
+    let csv = |names: &[&str], delimiter| {
+        let columns = Columns::new(names.iter().copied()).expect("columns");
+        Payload::Csv(columns, Delimiter::new(delimiter).expect("one"))
+    };
+    let pattern =
+        Pattern::new(r"T=\s*(?<t>[-0-9.]+)( C)?(, H=(?<h>\S+))?(?: #(?<deviceId>.*))?").expect("one");
     [
-        Subscription { time, device, ..plain("a/#") },
+        Subscription { time: time.clone(), device: device.clone(), ..plain("a/#") },
         Subscription { fields: Some(vec![pointer("/a/b").expect("one")]), ..plain("b/{device}") },
         Subscription { payload: Payload::Value, ..plain("c/{device}/{field}") },
+        Subscription {
+            payload: csv(&["ts", "deviceId", "", "v"], ","),
+            time: time.clone(),
+            device: device.clone(),
+            ..plain("d/csv")
+        },
+        Subscription { payload: csv(&["a", "b"], "\t"), device_name: Some("press".into()), ..plain("d/tsv") },
+        Subscription { payload: Payload::Regex(pattern), device: device.clone(), ..plain("d/text") },
         Subscription { max_future: Duration::ZERO, time: pointer("/0/ts"), ..plain("{device}/{kind}") },
     ]
 });
@@ -51,7 +65,7 @@ static SUBSCRIPTIONS: LazyLock<[Subscription; 4]> = LazyLock::new(|| {
 pub fn payload(bytes: &[u8]) {
     let received = Timestamp(1_795_148_112_123_000);
     let mut decoder = Decoder::new(&Arc::from("source"), Arc::from(SUBSCRIPTIONS.clone()));
-    for topic in ["a/x", "b/press", "c/press/t", "press/kind"] {
+    for topic in ["a/x", "b/press", "c/press/t", "d/csv", "d/tsv", "d/text", "press/kind"] {
         match decoder.decode(topic, bytes, received, None) {
             Decoded::Reading(reading) => written(&reading),
             Decoded::Readings(readings) => readings.iter().for_each(written),
@@ -114,6 +128,9 @@ mod tests {
         br#"[{"ts":"2026-11-20T04:15:12Z","deviceId":"a","v":18446744073709551615},{"ts":1,"deviceId":7,"w":-9223372036854775808}]"#,
         b"-12.5e-3",
         "\u{feff}{\"\\u00e4\":\"\\ud83d\\ude00\"}\0".as_bytes(),
+        b"ts,deviceId,x,v\r\n1795148112.5,press-7,\"a,\"\"b\",21.53\r\n2026-11-20T04:15:12Z,a,,true\r\n",
+        b"\t1\n\"x\ty\"\t2\n",
+        b"07:15 T= 21.5 C, H=48 #press-7",
     ];
     const BATCHES: &[&[u8]] = &[
         b"\x00{\"format\":1,\"agent\":\"gw\",\"epoch\":\"0b8cf1f0-0000-4000-8000-000000000001\",\"stream\":\"readings\",\"first\":7,\"last\":11,\"gaps\":[{\"first\":7,\"last\":9,\"reason\":\"shed:size\"}],\"records\":[{\"seq\":10,\"a\":1},{\"seq\":11}]}",
@@ -128,7 +145,9 @@ mod tests {
     #[test]
     fn what_the_mutations_begin_with_is_well_formed() {
         let mut decoder = Decoder::new(&Arc::from("source"), Arc::from(SUBSCRIPTIONS.clone()));
-        for (payload, topic) in PAYLOADS.iter().zip(["a/x", "a/x", "c/press/t", "b/press"]) {
+        for (payload, topic) in
+            PAYLOADS.iter().zip(["a/x", "a/x", "c/press/t", "b/press", "d/csv", "d/tsv", "d/text"])
+        {
             let decoded = decoder.decode(topic, payload, Timestamp(0), None);
             assert!(!matches!(decoded, Decoded::Rejected(_)), "{decoded:?}");
         }

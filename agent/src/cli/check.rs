@@ -180,22 +180,24 @@ fn about_subscription(source: &source::Settings, subscription: &Subscription) ->
         // Two is asked for as one (contract, section 3).
         add(&format!("qos {}", subscription.qos.min(1)));
     }
-    match subscription.payload {
+    match &subscription.payload {
         Payload::Json => add("json"),
         Payload::Value if subscription.topic.has_field() => add("bare value named by {field}"),
         Payload::Value => add("bare value named \"value\""),
+        Payload::Csv(..) => add(&format!("csv of {}", names(&subscription.payload))),
+        Payload::Regex(_) => add(&format!("pattern for {}", names(&subscription.payload))),
     }
     if let Some(fields) = &subscription.fields {
-        add(&format!("fields {}", fields.iter().map(pointer).collect::<Vec<_>>().join(" ")));
+        add(&format!("fields {}", fields.iter().map(Pointer::to_string).collect::<Vec<_>>().join(" ")));
     }
     match &subscription.time {
-        Some(time) => add(&format!("time {}", pointer(time))),
+        Some(time) => add(&format!("time {time}")),
         None => add("time of receipt"),
     }
-    match (subscription.topic.has_device(), &subscription.device) {
-        (true, _) => add("device from the topic"),
-        (false, Some(device)) => add(&format!("device {}", pointer(device))),
-        (false, None) => add(&format!("device {:?}", source.name())),
+    match subscription.device_in_payload() {
+        Some(device) => add(&format!("device {device}")),
+        None if subscription.topic.has_device() => add("device from the topic"),
+        None => add(&format!("device {:?}", subscription.device_name.as_deref().unwrap_or(source.name()))),
     }
     match (source, subscription.retained) {
         (source::Settings::Mqtt(_), Retained::Take) => add("retained messages too"),
@@ -204,9 +206,11 @@ fn about_subscription(source: &source::Settings, subscription: &Subscription) ->
     text
 }
 
-/// A JSON pointer as it is written.
-fn pointer(pointer: &Pointer) -> String {
-    pointer.tokens().iter().map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1"))).collect()
+/// The names of columns or groups.
+fn names(payload: &Payload) -> String {
+    let named: Vec<&str> =
+        payload.parts().iter().filter(|name| !name.is_empty()).map(|name| &**name).collect();
+    named.join(" ")
 }
 
 fn about_window(page: &mut Page, settings: &window::Settings) {

@@ -13,6 +13,7 @@ mod lines;
 mod nearest;
 mod node;
 mod note;
+mod payloads;
 mod reader;
 mod report;
 mod sinks;

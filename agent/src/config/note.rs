@@ -81,7 +81,7 @@ pub enum Remark {
     },
     /// Both topic and payload name the device.
     DeviceTwice,
-    /// `{field}` in the topic of JSON payloads.
+    /// `{field}` in the topic of payloads that name their fields themselves.
     FieldUnused,
     /// Two subscriptions at one broker that take the same messages.
     Overlap {
@@ -143,7 +143,7 @@ impl fmt::Display for Remark {
                 write!(f, "no sink takes the stream {stream:?}: it is kept until the store's limits")
             }
             Self::DeviceTwice => f.write_str("the topic has {device} already; leave one of the two out"),
-            Self::FieldUnused => f.write_str("{field} names the field of a \"value\" payload; a \"json\" payload has its own names"),
+            Self::FieldUnused => f.write_str("{field} names the field of a \"value\" payload; any other has its own names"),
             Self::Overlap { earlier } => write!(
                 f,
                 "overlaps with the filter {earlier:?} of this source: a broker may send a message that both match twice, and it is then stored twice"

@@ -1,18 +1,15 @@
-//! `[[sources.<name>.subscribe]]`: which topics, and how their payloads are read.
-
-use std::time::Duration;
+//! `[[sources.<name>.subscribe]]`: which topics, and what their levels say.
 
 use super::fault::Problem;
-use super::node::LONGEST;
 use super::note::Remark;
+use super::payloads::{DeviceKey, payload_settings};
 use super::reader::{Given, Section, invalid, value_or};
 use super::report::Report;
 use crate::ingest::Subscription;
-use crate::ingest::settings::{Payload, Pointer, Retained, Timezone};
+use crate::ingest::settings::{Payload, Retained};
 use crate::ingest::topic::Template;
 
 const TOPIC_FORM: &str = "a topic such as \"sensors/{device}/telemetry\", where {name} and + stand for one level and # for the rest";
-const POINTER_FORM: &str = "a JSON pointer such as \"/ts\" or \"/meta/time\"";
 
 /// What it means if two filters match the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,37 +79,22 @@ fn subscription(section: &Section<'_, '_>) -> Option<Subscription> {
     let topic = section.text("topic", TOPIC_FORM);
     let template = topic.as_ref().and_then(|given| template(report, given));
     let qos = section.number("qos", 0..=2);
-    let payloads = [("json", Payload::Json), ("value", Payload::Value)];
-    let payload = section.choice("payload", "\"json\" or \"value\"", &payloads);
-    let time = pointer(section, "time");
-    let timezone = timezone(section);
-    let device = pointer(section, "device");
     let replayed = [("skip", Retained::Skip), ("take", Retained::Take)];
     let retained = section.choice("retained", "\"skip\" or \"take\"", &replayed);
-    let fields = fields(section);
-    let max_future = section.duration("max_future", Duration::ZERO..=LONGEST);
+    let payloads = payload_settings(section, DeviceKey::Pointer);
     section.finish();
 
     remark_on_qos(section, qos.as_ref());
-    let defaults = Subscription::new(template?);
-    let payload = value_or(payload, defaults.payload);
-    if payload == Payload::Value {
-        check_keys_of_values(section);
-    }
+    let (payloads, template) = (payloads?, template?);
     if let Some(topic) = &topic {
-        check_captures(section, topic, &defaults.topic, payload);
+        check_captures(section, topic, &template, &payloads.payload);
     }
+    let subscription = payloads.on(template);
     Some(Subscription {
         // The range is checked, so it fits.
-        qos: qos.and_then(|qos| u8::try_from(qos.value).ok()).unwrap_or(defaults.qos),
-        payload,
-        time,
-        timezone: timezone.unwrap_or(defaults.timezone),
-        device,
-        retained: value_or(retained, defaults.retained),
-        fields,
-        max_future: value_or(max_future, defaults.max_future),
-        topic: defaults.topic,
+        qos: qos.and_then(|qos| u8::try_from(qos.value).ok()).unwrap_or(subscription.qos),
+        retained: value_or(retained, subscription.retained),
+        ..subscription
     })
 }
 
@@ -151,13 +133,13 @@ fn remark_on_qos(section: &Section<'_, '_>, qos: Option<&Given<u64>>) {
 }
 
 /// Reports a capture that is `{device}` or `{field}` but for a typing error: it would silently become a tag.
-fn check_captures(section: &Section<'_, '_>, topic: &Given<&str>, template: &Template, payload: Payload) {
+fn check_captures(section: &Section<'_, '_>, topic: &Given<&str>, template: &Template, payload: &Payload) {
     let report = section.report;
     let mut wanted = Vec::new();
     if !template.has_device() && !section.has("device") {
         wanted.push("device");
     }
-    if payload == Payload::Value && !template.has_field() {
+    if *payload == Payload::Value && !template.has_field() {
         wanted.push("field");
     }
     if let Some(meant) = misspelt(topic.value, &wanted) {
@@ -166,55 +148,9 @@ fn check_captures(section: &Section<'_, '_>, topic: &Given<&str>, template: &Tem
     if template.has_device() && section.has("device") {
         report.note(&section.place, Remark::DeviceTwice);
     }
-    if template.has_field() && payload == Payload::Json {
+    if template.has_field() && *payload != Payload::Value {
         report.note(&topic.place, Remark::FieldUnused);
     }
-}
-
-/// A bare value has nothing that a pointer could point to.
-fn check_keys_of_values(section: &Section<'_, '_>) {
-    const WHY: &str = "payload = \"value\" is a bare value, without parts that a JSON pointer could name";
-    for key in ["time", "device", "fields"] {
-        if let Some(item) = section.item(key) {
-            section.report.fault(&item.place, Problem::Pointless { key, why: WHY });
-        }
-    }
-}
-
-fn pointer(section: &Section<'_, '_>, key: &'static str) -> Option<Pointer> {
-    let given = section.text(key, POINTER_FORM)?;
-    parse_pointer(section.report, &given)
-}
-
-fn parse_pointer(report: &Report<'_>, given: &Given<&str>) -> Option<Pointer> {
-    match Pointer::parse(given.value) {
-        Ok(pointer) => Some(pointer),
-        Err(error) => {
-            let near = (!given.value.is_empty() && !given.value.contains('/'))
-                .then(|| format!("/{}", given.value.replace('.', "/")));
-            invalid(report, &given.place, near, format!("{POINTER_FORM} ({error})"));
-            None
-        }
-    }
-}
-
-fn fields(section: &Section<'_, '_>) -> Option<Vec<Pointer>> {
-    const FORM: &str = "a list of JSON pointers such as [\"/temperature\", \"/ENERGY/Power\"]";
-    let given = section.texts("fields", FORM)?;
-    if given.value.is_empty() {
-        invalid(section.report, &given.place, None, FORM);
-    }
-    Some(given.value.iter().filter_map(|field| parse_pointer(section.report, field)).collect())
-}
-
-fn timezone(section: &Section<'_, '_>) -> Option<Timezone> {
-    const FORM: &str = "\"UTC\" or the name of a time zone such as \"Europe/Berlin\", known to this system";
-    let given = section.text("timezone", FORM)?;
-    let timezone = Timezone::from_name(given.value);
-    if timezone.is_none() {
-        invalid(section.report, &given.place, None, FORM);
-    }
-    timezone
 }
 
 #[cfg(test)]

@@ -53,11 +53,11 @@ impl Environment for Bench {
     }
 }
 
-fn load(text: &str) -> Loaded {
+pub(super) fn load(text: &str) -> Loaded {
     parse(text, "/etc/h.toml", &Bench::named()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn config(text: &str) -> Config {
+pub(super) fn config(text: &str) -> Config {
     load(text).config
 }
 
@@ -68,14 +68,14 @@ fn faults_on(bench: &Bench, text: &str) -> Vec<String> {
 }
 
 /// `text` has one fault, which begins and goes on like this.
-fn check(text: &str, begins: &str, contains: &str) {
+pub(super) fn check(text: &str, begins: &str, contains: &str) {
     let faults = faults_on(&Bench::named(), text);
     assert_eq!(faults.len(), 1, "{faults:#?}");
     assert!(faults[0].starts_with(begins), "{}", faults[0]);
     assert!(faults[0].contains(contains), "{}", faults[0]);
 }
 
-const SOURCE: &str =
+pub(super) const SOURCE: &str =
     "[sources.a]\ntype = \"mqtt\"\nurl = \"mqtt://h\"\nsubscribe = [{ topic = \"t/{device}\" }]\n";
 const LISTENER: &str = "[sources.l]\ntype = \"mqtt-listen\"\nsubscribe = [{ topic = \"t/{device}\" }]\n";
 const SINK: &str = "[sinks.c]\ntype = \"http\"\nurl = \"https://h/x\"\n";
@@ -121,6 +121,17 @@ max_future = "1m"
 topic = "raw/{device}/{field}"
 qos = 0
 payload = "value"
+[[sources.plant.subscribe]]
+topic = "lines/csv"
+payload = "csv"
+columns = ["ts", "", "c"]
+delimiter = ";"
+time = "/ts"
+[[sources.plant.subscribe]]
+topic = "lines/text"
+payload = "regex"
+pattern = 'T=(?<t>[-0-9.]+) (?<id>\S+)'
+device = "/id"
 [sources.direct]
 type = "mqtt-listen"
 listen = "0.0.0.0:1883"
@@ -184,10 +195,14 @@ fn every_key_reaches_its_setting() {
     assert_eq!(direct_not.tls, Some(crate::tls::ClientSettings::default()));
     assert_eq!(direct_not.password, Some(Secret::Env("PW".to_owned())));
     assert_eq!((direct_not.client_id.as_str(), direct_not.protocol), ("me", Protocol::V5));
-    let [json, value] = &direct_not.subscriptions[..] else { panic!("{:?}", direct_not.subscriptions) };
+    let [json, value, csv, regex] = &direct_not.subscriptions[..] else {
+        panic!("{:?}", direct_not.subscriptions)
+    };
     assert_eq!((json.topic.filter(), json.qos, json.retained), ("sensors/+/+", 2, Retained::Take));
     assert_eq!(json.fields.as_ref().map(Vec::len), Some(2));
-    assert_eq!((value.qos, value.payload), (0, Payload::Value));
+    assert_eq!((value.qos, &value.payload), (0, &Payload::Value));
+    assert_eq!(csv.payload.parts().join(","), "ts,,c");
+    assert_eq!((regex.payload.parts().join(","), regex.device.is_some()), (",t,id".to_owned(), true));
     assert_eq!((listener.listen.port(), listener.max_clients), (1883, 5));
     let window = &config.windows[0];
     let names: Vec<_> = window.aggregates.iter().map(crate::window::settings::Aggregate::name).collect();
@@ -213,7 +228,7 @@ fn what_is_not_said_has_its_default() {
         (source.port, source.client_id.as_str(), source.protocol),
         (1883, "holdfast-gw-a", Protocol::V311)
     );
-    assert_eq!((source.subscriptions[0].qos, source.subscriptions[0].payload), (1, Payload::Json));
+    assert_eq!((source.subscriptions[0].qos, &source.subscriptions[0].payload), (1, &Payload::Json));
     assert_eq!(config.windows[0].slide, Duration::from_secs(60));
     assert_eq!(config.windows[0].idle, Duration::from_secs(3));
     assert_eq!(config.sinks[0].streams, [Stream::Alerts, Stream::Windows, Stream::Readings]);

@@ -13,6 +13,7 @@
 pub mod decode;
 mod gather;
 pub(crate) mod inlet;
+mod payload;
 mod rhythm;
 pub mod settings;
 pub mod topic;

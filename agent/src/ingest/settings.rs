@@ -1,10 +1,12 @@
 //! What an operator says about a subscription: which topics, and how their payloads are read.
 
+use std::fmt;
 use std::time::Duration;
 
+pub use super::payload::{ColumnFault, Columns, Delimiter, Pattern, PatternError, Payload};
 use super::topic::Template;
 
-/// One subscription of an MQTT source: checked values.
+/// One subscription of an MQTT source, or all that another source takes: checked values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// The topics, and what their levels mean.
@@ -17,8 +19,10 @@ pub struct Subscription {
     pub time: Option<Pointer>,
     /// The zone of times that are strings without one.
     pub timezone: Timezone,
-    /// JSON pointer to the device's name, where the topic does not carry it.
+    /// JSON pointer to the device's name, where neither the topic nor `device_name` says it.
     pub device: Option<Pointer>,
+    /// The device's name, the same for all payloads, where the topic does not carry it.
+    pub device_name: Option<Box<str>>,
     /// What to do with what the broker replays at a subscription.
     pub retained: Retained,
     /// JSON pointers to the leaves (or objects) to take; `None`: every scalar leaf but the time and the device.
@@ -43,20 +47,20 @@ impl Subscription {
             time: None,
             timezone: Timezone::utc(),
             device: None,
+            device_name: None,
             retained: Retained::Skip,
             fields: None,
             max_future: Self::DEFAULT_MAX_FUTURE,
         }
     }
-}
 
-/// How a payload is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// A JSON object, or an array of objects.
-    Json,
-    /// A bare number, boolean or text.
-    Value,
+    /// The pointer to the device's name, if it is the payload that says it: a `{device}` in the topic comes first, then
+    /// a fixed name.
+    #[must_use]
+    pub fn device_in_payload(&self) -> Option<&Pointer> {
+        let is_known_before = self.topic.has_device() || self.device_name.is_some();
+        self.device.as_ref().filter(|_| !is_known_before && self.payload != Payload::Value)
+    }
 }
 
 /// What to do with retained messages that a broker replays.
@@ -111,10 +115,24 @@ impl Pointer {
         rest.split('/').map(unescape).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The pointer to the member `name` of the whole document.
+    #[must_use]
+    pub fn to_member(name: &str) -> Self {
+        Self(vec![name.into()])
+    }
+
     /// Its tokens, outermost first.
     #[must_use]
     pub fn tokens(&self) -> &[Box<str>] {
         &self.0
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tokens = self.0.iter();
+        tokens.try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
     }
 }
 

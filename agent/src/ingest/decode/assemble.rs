@@ -1,4 +1,4 @@
-//! From what an object or a bare value has to a reading: who sent it, when, and what else is to be said.
+//! From what an object, a record or a bare value has to a reading: who sent it, when, and what else is to be said.
 
 use std::sync::Arc;
 

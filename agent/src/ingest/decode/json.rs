@@ -41,6 +41,8 @@ pub(super) struct Scratch {
     /// The joined name of the place that is being read.
     path: String,
     keys: Keys,
+    /// A quoted CSV value without what escapes its quotes.
+    pub(super) unescaped: String,
     /// What the object being read has.
     pub(super) object: Object,
 }
@@ -74,10 +76,12 @@ pub(super) fn read(
 }
 
 impl Scratch {
-    fn shrink(&mut self) {
-        if self.path.capacity() > KEPT_SCRATCH_BYTES || self.object.device.capacity() > KEPT_SCRATCH_BYTES {
-            self.path = String::new();
-            self.object.device = String::new();
+    /// Gives back memory that a rare giant took.
+    pub(super) fn shrink(&mut self) {
+        for text in [&mut self.path, &mut self.unescaped, &mut self.object.device] {
+            if text.capacity() > KEPT_SCRATCH_BYTES {
+                *text = String::new();
+            }
         }
         self.keys.shrink(KEPT_SCRATCH_BYTES);
         self.object.names.shrink(KEPT_SCRATCH_BYTES);

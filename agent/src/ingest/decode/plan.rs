@@ -1,12 +1,15 @@
-//! What a subscription wants of a JSON object: its pointers, merged into one tree of names.
+//! What a subscription wants of a payload: its pointers, merged into one tree of names.
 
-use crate::ingest::settings::{Payload, Pointer, Subscription};
+use super::parts::Part;
+use crate::ingest::settings::{Pointer, Subscription};
 
 /// A subscription, prepared for decoding.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The top of an object.
     root: Wanted,
+    /// What is wanted of each column of a CSV record, or of each group of a pattern.
+    pub(super) parts: Box<[Part]>,
     /// The pointer to the time, as it is written; `None`: the time of receipt.
     pub(super) time: Option<Box<str>>,
     /// The pointer to the device's name, as it is written; `None`: the topic or the source says it.
@@ -38,7 +41,7 @@ impl Plan {
             None => root.takes = true,
             Some(fields) => fields.iter().for_each(|field| root.at(field).takes = true),
         }
-        let is_device_in_payload = subscription.payload == Payload::Json && !subscription.topic.has_device();
+        let device = subscription.device_in_payload();
         if let Some(pointer) = &subscription.time {
             let place = root.at(pointer);
             place.is_time = true;
@@ -46,12 +49,15 @@ impl Plan {
         }
         if let Some(pointer) = &subscription.device {
             let place = root.at(pointer);
-            place.is_device = is_device_in_payload;
+            place.is_device = device.is_some();
             place.is_no_field = !place.takes;
         }
-        let device = subscription.device.as_ref().filter(|_| is_device_in_payload);
+        let top = Scope { wanted: Some(&root), takes: root.takes };
+        let parts = subscription.payload.parts().iter().map(|name| Part::new(name, top)).collect();
+        let written = |pointer: &Pointer| pointer.to_string().into();
         Self {
             root,
+            parts,
             time: subscription.time.as_ref().map(written),
             device: device.map(written),
             max_future_micros: i64::try_from(subscription.max_future.as_micros()).unwrap_or(i64::MAX),
@@ -121,10 +127,4 @@ impl Wanted {
             &mut place.below[at].1
         })
     }
-}
-
-/// `pointer` as an operator writes it.
-fn written(pointer: &Pointer) -> Box<str> {
-    let escaped = pointer.tokens().iter().map(|token| token.replace('~', "~0").replace('/', "~1"));
-    escaped.fold(String::new(), |text, token| text + "/" + &token).into()
 }

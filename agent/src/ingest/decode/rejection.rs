@@ -97,6 +97,60 @@ pub enum Rejection {
         /// How many it may have.
         limit: usize,
     },
+    /// More records than one message may bring.
+    #[error("the payload has more than {limit} records; send it in several messages")]
+    TooManyRecords {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A record of a CSV payload is at fault, and with it the whole message.
+    #[error("record {number}: {reason}")]
+    Record {
+        /// Its number, from 1; a first line of names counts, empty lines do not.
+        number: usize,
+        /// Its fault.
+        reason: Box<Self>,
+    },
+    /// A record has more or fewer values than there are columns.
+    #[error(
+        "the number of values is {found}, that of names in `columns` {columns}; name each value, with \"\" for one to skip"
+    )]
+    ValueCount {
+        /// How many values it has.
+        found: usize,
+        /// How many columns are configured.
+        columns: usize,
+    },
+    /// A quoted value that does not end.
+    #[error("value {number} begins with a quote that nothing closes")]
+    QuoteOpen {
+        /// The number of the value in its record, from 1.
+        number: usize,
+    },
+    /// Something stands behind a quoted value.
+    #[error(
+        "value {number} goes on with {by:?} behind its closing quote; a quote within quotes is written \"\""
+    )]
+    QuoteFollowed {
+        /// The number of the value in its record, from 1.
+        number: usize,
+        /// What follows.
+        by: char,
+    },
+    /// The pattern does not match.
+    #[error("`pattern` matches nowhere in \"{start}\"")]
+    NoMatch {
+        /// How the payload begins.
+        start: String,
+    },
+    /// A pattern is not tried on so much.
+    #[error("the payload is {bytes} bytes long; `pattern` is tried on at most {limit_bytes}")]
+    TooLongForPattern {
+        /// Its length.
+        bytes: usize,
+        /// How long it may be.
+        limit_bytes: usize,
+    },
     /// A name of a field that is too long.
     #[error("a field name is {bytes} bytes long; at most {limit_bytes} are taken: \"{start}…\"")]
     FieldNameTooLong {

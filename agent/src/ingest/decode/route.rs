@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::names::Shapes;
 use super::rejection::Rejection;
 use super::{MAX_DEVICE_BYTES, MAX_FIELD_NAME_BYTES};
-use crate::ingest::settings::{Payload, Subscription};
+use crate::ingest::settings::Subscription;
 use crate::ingest::topic::Captures;
 use crate::reading::{Origin, Shape, Tags};
 
@@ -185,14 +185,15 @@ impl Sender {
         if let Some(field) = captures.field().filter(|field| field.len() > MAX_FIELD_NAME_BYTES) {
             return Self::Rejected(field_name_too_long(field));
         }
-        let checked = tags(captures).and_then(|tags| match captures.device() {
+        let device = captures.device().or(subscription.device_name.as_deref());
+        let checked = tags(captures).and_then(|tags| match device {
             Some(device) => check_device(device).map(|()| (tags, Some(device))),
             None => Ok((tags, None)),
         });
         match checked {
             Err(reason) => Self::Rejected(reason),
             Ok((tags, Some(device))) => Self::Known(origin(source, device, tags)),
-            Ok((tags, None)) if subscription.payload == Payload::Json && subscription.device.is_some() => {
+            Ok((tags, None)) if subscription.device_in_payload().is_some() => {
                 Self::InPayload { tags, known: HashSet::with_hasher(seeded) }
             }
             Ok((tags, None)) => Self::Known(origin(source, source, tags)),

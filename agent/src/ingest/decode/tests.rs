@@ -5,7 +5,9 @@
 
 mod against_a_model;
 mod bounds;
+mod csv;
 mod devices;
+mod pattern;
 
 use std::fmt::Write;
 use std::sync::Arc;
