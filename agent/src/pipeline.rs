@@ -245,6 +245,12 @@ impl Running {
         &self.inputs
     }
 
+    /// The store, for tests that look into it.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().expect("it runs")
+    }
+
     /// Where the page is, if it is served over TCP.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
@@ -440,6 +446,13 @@ fn start_source(
             let name = format!("source {}", settings.name);
             rooms.spawn_asked(Room::Source, name, pulse::waiting(source::listen::run(settings, house)));
         }
+        SourceSettings::Serial(settings) => {
+            let name = format!("source {}", settings.name);
+            let books = Arc::clone(&store.books().borrow());
+            let house = source::Rooms { source: spec, intake, report, stop, clock };
+            let source = async move { source::serial::run(settings, &books, house).await };
+            rooms.spawn_asked(Room::Source, name, pulse::waiting(source));
+        }
     }
 }
 
@@ -454,6 +467,7 @@ fn source_inputs(config: &Config) -> (BTreeMap<String, SourceInput>, Reports<sou
                 (SourceKind::Client, format!("{scheme}://{}:{}", mqtt.host, mqtt.port))
             }
             SourceSettings::Listen(listen) => (SourceKind::Listener, listen.listen.to_string()),
+            SourceSettings::Serial(serial) => (SourceKind::Client, serial.port.at.to_string()),
         };
         ((settings.name().to_owned(), SourceInput { kind, endpoint, report: seen }), report)
     });

@@ -135,6 +135,7 @@ fn about_source(page: &mut Page, source: &source::Settings) {
     match source {
         source::Settings::Mqtt(settings) => about_client(page, settings),
         source::Settings::Listen(settings) => about_listener(page, settings),
+        source::Settings::Serial(settings) => about_line(page, settings),
     }
     for subscription in source.subscriptions() {
         page.entry("", &about_subscription(source, subscription));
@@ -170,8 +171,49 @@ fn about_listener(page: &mut Page, settings: &source::listen::Settings) {
     );
 }
 
+fn about_line(page: &mut Page, settings: &source::serial::Settings) {
+    let place = about_port(&settings.port);
+    let spoken = match &settings.protocol {
+        source::serial::Protocol::Bridge { device: None } => "nodes of firmware-bridge".to_owned(),
+        source::serial::Protocol::Bridge { device: Some(device) } => {
+            format!("a node of firmware-bridge, device {device:?}")
+        }
+        source::serial::Protocol::Lines(_) => "a reading a line".to_owned(),
+    };
+    page.entry(
+        &settings.name,
+        &format!("{place}, {spoken}, at most {} messages a second", settings.max_rate),
+    );
+}
+
+fn about_port(settings: &source::port::Settings) -> String {
+    use source::port::{DataBits, FlowControl, Parity, Place, StopBits};
+    let Place::Path(path) = &settings.at else { return settings.at.to_string() };
+    let bits = match settings.data_bits {
+        DataBits::Five => 5,
+        DataBits::Six => 6,
+        DataBits::Seven => 7,
+        DataBits::Eight => 8,
+    };
+    let parity = match settings.parity {
+        Parity::None => 'N',
+        Parity::Odd => 'O',
+        Parity::Even => 'E',
+    };
+    let stop = if settings.stop_bits == StopBits::One { 1 } else { 2 };
+    let control = match settings.flow_control {
+        FlowControl::None => "",
+        FlowControl::Software => ", XON/XOFF",
+        FlowControl::Hardware => ", RTS/CTS",
+    };
+    format!("{} at {} baud, {bits}{parity}{stop}{control}", path.display(), settings.baud)
+}
+
 fn about_subscription(source: &source::Settings, subscription: &Subscription) -> String {
-    let mut text = subscription.topic.filter().to_owned();
+    let mut text = match source {
+        source::Settings::Serial(_) => "each line".to_owned(),
+        _ => subscription.topic.filter().to_owned(),
+    };
     let mut add = |part: &str| {
         text.push_str(", ");
         text.push_str(part);
@@ -201,7 +243,8 @@ fn about_subscription(source: &source::Settings, subscription: &Subscription) ->
     }
     match (source, subscription.retained) {
         (source::Settings::Mqtt(_), Retained::Take) => add("retained messages too"),
-        (source::Settings::Mqtt(_), Retained::Skip) | (source::Settings::Listen(_), _) => {}
+        (source::Settings::Mqtt(_), Retained::Skip)
+        | (source::Settings::Listen(_) | source::Settings::Serial(_), _) => {}
     }
     text
 }

@@ -22,10 +22,6 @@ pub(super) enum DeviceKey {
     /// Where the payload names it: a JSON pointer.
     Pointer,
     /// That, if it begins with a slash; else the name itself, for all payloads.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for sources without topics, of which there is none yet")
-    )]
     NameOrPointer,
 }
 

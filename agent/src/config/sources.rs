@@ -1,7 +1,7 @@
 //! `[sources.<name>]`.
 
-#[allow(dead_code, reason = "for the sources to come")]
 mod port;
+mod serial;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +34,7 @@ const MOST_CLIENT_ID_BYTES: usize = 256;
 enum Kind {
     Mqtt,
     Listen,
+    Serial,
 }
 
 /// One source; `None` if it is too faulty to be one.
@@ -41,6 +42,7 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
     let settings = match kind(section)? {
         Kind::Mqtt => mqtt(name, section, agent_id).map(Settings::Mqtt),
         Kind::Listen => listen(name, section).map(Settings::Listen),
+        Kind::Serial => serial::serial(name, section).map(Settings::Serial),
     };
     section.finish();
     settings
@@ -48,8 +50,9 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
 
 /// The type, or the one that was probably meant, so that the rest can be checked too.
 fn kind(section: &Section<'_, '_>) -> Option<Kind> {
-    const FORM: &str = "type = \"mqtt\" or type = \"mqtt-listen\"";
-    const KINDS: [(&str, Kind); 2] = [("mqtt", Kind::Mqtt), ("mqtt-listen", Kind::Listen)];
+    const FORM: &str = "type = \"mqtt\", \"mqtt-listen\" or \"serial\"";
+    const KINDS: [(&str, Kind); 3] =
+        [("mqtt", Kind::Mqtt), ("mqtt-listen", Kind::Listen), ("serial", Kind::Serial)];
     section.require("type", FORM);
     let given = section.text("type", FORM)?;
     let of_name = |name: &str| KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
@@ -155,6 +158,7 @@ fn listen(name: &str, section: &Section<'_, '_>) -> Option<listen::Settings> {
 pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], admin: Option<SocketAddr>) {
     let mut addresses: BTreeMap<SocketAddr, String> = BTreeMap::new();
     let mut clients: BTreeMap<(&str, u16, &str), &str> = BTreeMap::new();
+    let mut ports: BTreeMap<String, &str> = BTreeMap::new();
     if let Some(admin) = admin {
         addresses.insert(admin, "admin.listen".to_owned());
     }
@@ -171,6 +175,15 @@ pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], ad
                         .fault(&place("listen"), Problem::AddressTaken { address, other: other.clone() });
                 } else {
                     addresses.insert(settings.listen, format!("{}.listen", source.place.key));
+                }
+            }
+            Settings::Serial(settings) => {
+                let port = settings.port.at.to_string();
+                if let Some(other) = ports.get(&port) {
+                    let (address, other) = (port, format!("sources.{other}"));
+                    section.report.fault(&place("path"), Problem::AddressTaken { address, other });
+                } else {
+                    ports.insert(port, &settings.name);
                 }
             }
             Settings::Mqtt(settings) => {

@@ -5,6 +5,7 @@ pub mod listen;
 pub mod mqtt;
 pub mod port;
 pub mod pty;
+pub mod serial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub enum Settings {
     Mqtt(mqtt::Settings),
     /// Our own listener.
     Listen(listen::Settings),
+    /// A serial line.
+    Serial(serial::Settings),
 }
 
 impl Settings {
@@ -32,6 +35,7 @@ impl Settings {
         match self {
             Self::Mqtt(settings) => &settings.name,
             Self::Listen(settings) => &settings.name,
+            Self::Serial(settings) => &settings.name,
         }
     }
 
@@ -41,6 +45,7 @@ impl Settings {
         match self {
             Self::Mqtt(settings) => settings.max_payload_bytes,
             Self::Listen(settings) => settings.max_payload_bytes,
+            Self::Serial(settings) => settings.max_payload_bytes,
         }
     }
 
@@ -50,6 +55,8 @@ impl Settings {
         match self {
             Self::Mqtt(settings) => settings.in_flight(),
             Self::Listen(_) => listen::IN_FLIGHT,
+            // What comes again is recognised by the number that a node gives it.
+            Self::Serial(_) => 0,
         }
     }
 
@@ -59,6 +66,10 @@ impl Settings {
         match self {
             Self::Mqtt(settings) => &settings.subscriptions,
             Self::Listen(settings) => &settings.subscriptions,
+            Self::Serial(settings) => match &settings.protocol {
+                serial::Protocol::Lines(subscription) => std::slice::from_ref(subscription),
+                serial::Protocol::Bridge { .. } => &[],
+            },
         }
     }
 }

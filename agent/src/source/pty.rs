@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
@@ -44,6 +45,23 @@ impl Pty {
     /// If the system fails.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.master.write_all(bytes)
+    }
+
+    /// Writes what the port's buffer has room for now.
+    ///
+    /// # Errors
+    /// If that is nothing, and [`set_nonblocking`](Self::set_nonblocking) was called, or the system fails.
+    pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.master.write(bytes)
+    }
+
+    /// From now on reads and writes that would have to wait fail instead.
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = fcntl_getfl(&self.master)?;
+        Ok(fcntl_setfl(&self.master, flags | OFlags::NONBLOCK)?)
     }
 
     /// Reads what was written to the port; blocks until there is something. `EIO` while nobody has it open.

@@ -145,7 +145,8 @@ fn lines(status: &Status, out: &mut Out<'_>) -> fmt::Result {
         [(labelled("dropped"), dropped), (labelled("lost"), lost), (labelled("unreadable"), unreadable)]
     });
     out.counter("holdfast_source_missed", "Records of sensor nodes that will never come", missed)?;
-    let counts: [(&str, &str, fn(&source::LineCounts) -> u64); 4] = [
+    type Count = (&'static str, &'static str, fn(&source::LineCounts) -> u64);
+    let counts: [Count; 4] = [
         ("holdfast_source_line_bytes", "Bytes read from a line", |line| line.bytes),
         ("holdfast_source_line_frames", "Frames or lines that came whole", |line| line.frames),
         ("holdfast_source_line_garbage_bytes", "Bytes that made no sense", |line| line.garbage_bytes),

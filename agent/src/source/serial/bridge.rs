@@ -1,0 +1,371 @@
+//! What nodes say, as readings; and what is durable, as acknowledgements.
+//!
+//! The [`Host`] of `firmware-bridge` does the link; this is what it leaves to its user: readings out of samples, positions into
+//! the commit that stores them, and back from there to the host.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use firmware_bridge::frame::{Flow, Level, SampleSeq};
+use firmware_bridge::host::{
+    Counts, Gap, GapReason, Happening, Host, Node, NodeEvent, Now, Position, Sample, Settings,
+};
+use firmware_bridge::value::{Kind, Value as NodeValue};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::limiter::Limiter;
+use crate::clock::Clock;
+use crate::ingest::{Delivery, Inlet, Measured};
+use crate::reading::{ClockState, Origin, Shape, Timestamp, Value};
+use crate::source::DeviceReport;
+use crate::store::nodes::{Missed, NodeBooks, NodeId, NodePosition};
+
+/// Shapes kept: which channels have no value differs from sample to sample, but rarely in many ways.
+const MAX_SHAPES: usize = 64;
+/// Lines of nodes that are logged at once; one more each second.
+const LOG_LINES: u32 = 20;
+/// The fields of an event.
+const EVENT_FIELD: &str = "event";
+const EVENT_VALUE_FIELD: &str = "value";
+
+/// One line with nodes at its end; survives the port.
+#[derive(Debug)]
+pub(super) struct Bridge {
+    source: Arc<str>,
+    device: Option<Arc<str>>,
+    host: Host,
+    clock: Clock,
+    /// The beginning of the monotonic time that the host is told.
+    epoch: Instant,
+    /// What was pushed and is not durable yet, by the count of the inlet.
+    pending: VecDeque<(u64, Position)>,
+    repeated: u64,
+    speaker: Option<Speaker>,
+    log: Limiter,
+    devices: HashMap<Arc<str>, DeviceReport>,
+}
+
+/// The node whose records come now.
+#[derive(Debug)]
+struct Speaker {
+    node: Arc<Node>,
+    id: NodeId,
+    origin: Arc<Origin>,
+    names: Vec<Box<str>>,
+    shapes: HashMap<u16, Arc<Shape>>,
+    event: [Arc<Shape>; 2],
+}
+
+/// What a piece of the stream brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heard {
+    /// Frames whose checksum was right.
+    pub(super) frames: u64,
+    /// Of those, all after the last bytes that were none.
+    pub(super) frames_since_garbage: u64,
+    /// Bytes that were none.
+    pub(super) garbage_bytes: u64,
+    /// Whether a node said who it is.
+    pub(super) has_greeted: bool,
+    /// Pieces of whatever kind: what reading them costs.
+    pub(super) pieces: u64,
+}
+
+impl Bridge {
+    /// Goes on with nodes whose records are durable as the books say.
+    pub(super) fn new<'a>(
+        source: &Arc<str>,
+        device: Option<Arc<str>>,
+        known: impl Iterator<Item = (&'a Arc<str>, &'a NodeBooks)>,
+        clock: Clock,
+    ) -> Self {
+        let known = known.map(|(node, books)| {
+            let NodePosition { boot, seq, uptime_ms, time } = books.position;
+            Position::stored(node.clone(), boot, SampleSeq(seq), uptime_ms, time.0)
+        });
+        let settings = Settings { session: fastrand::u32(..), ..Settings::default() };
+        Self {
+            source: Arc::clone(source),
+            device,
+            host: Host::new(settings, known),
+            clock,
+            epoch: clock.monotonic(),
+            pending: VecDeque::new(),
+            repeated: 0,
+            speaker: None,
+            log: Limiter::new(LOG_LINES),
+            devices: HashMap::new(),
+        }
+    }
+
+    /// The port was closed.
+    pub(super) fn disconnected(&mut self) {
+        self.host.disconnected();
+    }
+
+    /// Takes what came. What it brings is pushed into `inlet`, not flushed.
+    pub(super) fn take(&mut self, mut bytes: &[u8], inlet: &mut Inlet) -> Heard {
+        let (now, before, mut has_greeted) = (self.now(), self.host.counts(), false);
+        while let Some(happening) = self.host.next(&mut bytes, &now) {
+            match happening {
+                Happening::Hello(node) => {
+                    let speaker = Speaker::new(&self.source, self.device.as_deref(), node);
+                    self.devices.insert(speaker.id.node.clone(), speaker.report());
+                    self.speaker = Some(speaker);
+                    has_greeted = true;
+                }
+                Happening::Sample(sample) => {
+                    let Some(speaker) = &mut self.speaker else { continue };
+                    self.pending.push_back((inlet.pushed() + 1, sample.position.clone()));
+                    inlet.push_measured(speaker.sample(&sample));
+                }
+                Happening::Event(event) => {
+                    let Some(speaker) = &mut self.speaker else { continue };
+                    self.pending.push_back((inlet.pushed() + 1, event.position.clone()));
+                    inlet.push_measured(speaker.event(&event));
+                }
+                Happening::Gap(gap) => {
+                    let Some(speaker) = &self.speaker else { continue };
+                    if self.log.allows(self.clock.monotonic()) {
+                        speaker.warn_of(&gap);
+                    }
+                    self.pending.push_back((inlet.pushed() + 1, gap.position.clone()));
+                    inlet.push_missed(speaker.id.clone(), position(&gap.position), missed(&gap));
+                }
+                Happening::Log { level, uptime_ms, text } => {
+                    if self.log.allows(self.clock.monotonic()) {
+                        let node = self.speaker.as_ref().map_or("", |speaker| &speaker.id.node);
+                        log(&self.source, node, level, uptime_ms, text);
+                    }
+                }
+            }
+        }
+        let counts = self.host.counts();
+        let repeated = counts.repeated - self.repeated;
+        if repeated > 0 {
+            self.repeated = counts.repeated;
+            inlet.push_repeated(repeated);
+        }
+        if self.log.take_suppressed(self.clock.monotonic()) {
+            warn!(source = %self.source, "nodes say more than is logged; the rest is left out");
+        }
+        Heard { has_greeted, ..heard(&before, &counts) }
+    }
+
+    /// So many of what was pushed into the inlet are durable: the nodes will be told.
+    pub(super) fn durable(&mut self, count: u64) {
+        while let Some((_, position)) = self.pending.pop_front_if(|(nth, _)| *nth <= count) {
+            // The last one of a node stands for those before it.
+            let is_followed = self.pending.front().is_some_and(|(nth, next)| {
+                *nth <= count
+                    && Arc::ptr_eq(&next.node, &position.node)
+                    && next.boot == position.boot
+                    && next.seq > position.seq
+            });
+            if !is_followed {
+                self.host.durable(&position);
+            }
+        }
+    }
+
+    /// Whether something that was pushed is not durable yet.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Appends what is to be said now.
+    pub(super) fn transmit(&mut self, out: &mut Vec<u8>) {
+        let now = self.now();
+        self.host.transmit(&now, out);
+    }
+
+    /// When there is something to say, if nothing else happens.
+    pub(super) fn next_transmit(&self) -> Option<Instant> {
+        let at_us = self.host.next_transmit_us()?;
+        Some(self.epoch + std::time::Duration::from_micros(at_us))
+    }
+
+    /// What is known of the nodes.
+    pub(super) fn devices(&self) -> impl Iterator<Item = (&Arc<str>, &DeviceReport)> {
+        self.devices.iter()
+    }
+
+    /// True once a node has said who it is.
+    pub(super) fn has_met(&self) -> bool {
+        self.speaker.is_some()
+    }
+
+    fn now(&self) -> Now {
+        let monotonic = self.clock.monotonic().saturating_duration_since(self.epoch);
+        Now {
+            monotonic_us: u64::try_from(monotonic.as_micros()).unwrap_or(u64::MAX),
+            wall_us: self.clock.wall().0,
+            is_synced: self.clock.state() == ClockState::Synced,
+        }
+    }
+}
+
+impl Speaker {
+    fn new(source: &Arc<str>, device: Option<&str>, node: Arc<Node>) -> Self {
+        // A node without a name is known by its line.
+        let name: Arc<str> = if node.id.is_empty() { Arc::clone(source) } else { node.id.clone() };
+        let device = device.unwrap_or(&name);
+        let origin = Origin { source: source.as_ref().into(), device: device.into(), tags: Vec::new() };
+        let shape =
+            |names: &[&str]| Arc::new(Shape { names: names.iter().map(|name| (*name).into()).collect() });
+        Self {
+            id: NodeId { source: Arc::clone(source), node: name },
+            origin: Arc::new(origin),
+            names: unique_names(&node),
+            shapes: HashMap::new(),
+            event: [shape(&[EVENT_FIELD]), shape(&[EVENT_FIELD, EVENT_VALUE_FIELD])],
+            node,
+        }
+    }
+
+    /// What it says of itself, for people.
+    fn report(&self) -> DeviceReport {
+        let Node { firmware, version, boot, flow, .. } = &*self.node;
+        let channels = self.node.channels.iter().zip(&self.names).map(|(channel, name)| {
+            let unit = if channel.unit.is_empty() { String::new() } else { format!(" [{}]", channel.unit) };
+            let note = if matches!(channel.kind, Kind::Other(_)) { " (of a kind unknown here)" } else { "" };
+            format!("{name}{unit}{note}")
+        });
+        let flow = match flow {
+            Flow::TwoWay => "",
+            Flow::OneWay => ", transmits only",
+        };
+        let channels = channels.collect::<Vec<_>>().join(", ");
+        let about = format!("firmware {firmware}, link {version}, boot {boot}{flow}: {channels}");
+        DeviceReport { about, ..DeviceReport::default() }
+    }
+
+    fn sample(&mut self, sample: &Sample) -> Measured {
+        let (mut values, mut present) = (Vec::with_capacity(self.names.len()), 0_u16);
+        for (channel, value) in sample.values.as_slice().iter().enumerate().take(self.names.len()) {
+            if let Some(value) = as_reading(value) {
+                present |= 1 << channel;
+                values.push(value);
+            }
+        }
+        let shape = self.shape(present);
+        self.measured(shape, values, &sample.position)
+    }
+
+    fn event(&mut self, event: &NodeEvent) -> Measured {
+        let mut values = vec![Value::Text(event.name.as_ref().into())];
+        values.extend(as_reading(&event.value));
+        let shape = Arc::clone(&self.event[values.len() - 1]);
+        self.measured(shape, values, &event.position)
+    }
+
+    fn measured(&self, shape: Arc<Shape>, values: Vec<Value>, at: &Position) -> Measured {
+        let delivery = match self.node.flow {
+            Flow::TwoWay => Delivery::Numbered,
+            Flow::OneWay => Delivery::AtMostOnce,
+        };
+        Measured {
+            origin: Arc::clone(&self.origin),
+            shape,
+            values,
+            time: Some(Timestamp(at.wall_us)),
+            delivery,
+            node: Some((self.id.clone(), position(at))),
+        }
+    }
+
+    /// The names of the channels that have a value.
+    fn shape(&mut self, present: u16) -> Arc<Shape> {
+        if let Some(shape) = self.shapes.get(&present) {
+            return Arc::clone(shape);
+        }
+        let names = self.names.iter().enumerate();
+        let names = names.filter(|(channel, _)| present & (1 << channel) != 0).map(|(_, name)| name.clone());
+        let shape = Arc::new(Shape { names: names.collect() });
+        if self.shapes.len() < MAX_SHAPES {
+            self.shapes.insert(present, Arc::clone(&shape));
+        }
+        shape
+    }
+
+    fn warn_of(&self, gap: &Gap) {
+        let (source, node, first, last) = (&self.id.source, &self.id.node, gap.first.0, gap.position.seq.0);
+        let why = match gap.reason {
+            GapReason::Dropped => "the node had no room for them while they could not be delivered",
+            GapReason::Lost => "the line lost them, and the node only transmits",
+            GapReason::Unreadable => {
+                "they are of a kind that this version does not know; is the firmware newer?"
+            }
+        };
+        warn!(%source, ?node, first, last, "records of a node will never come: {why}");
+    }
+}
+
+/// The names of the channels, made unique: a reading has no two fields of one name.
+fn unique_names(node: &Node) -> Vec<Box<str>> {
+    let mut taken: HashSet<Box<str>> = HashSet::new();
+    let unique = node.channels.iter().enumerate().map(|(channel, of)| {
+        let given: Box<str> =
+            if of.name.is_empty() { format!("channel{channel}").into() } else { of.name.as_ref().into() };
+        let mut name = given.clone();
+        let mut suffix = channel;
+        while !taken.insert(name.clone()) {
+            name = format!("{given}_{suffix}").into();
+            suffix += 1;
+        }
+        name
+    });
+    unique.collect()
+}
+
+fn position(of: &Position) -> NodePosition {
+    NodePosition { boot: of.boot, seq: of.seq.0, uptime_ms: of.uptime_ms, time: Timestamp(of.wall_us) }
+}
+
+fn missed(gap: &Gap) -> Missed {
+    let count = gap.count();
+    match gap.reason {
+        GapReason::Dropped => Missed { dropped: count, ..Missed::default() },
+        GapReason::Lost => Missed { lost: count, ..Missed::default() },
+        GapReason::Unreadable => Missed { unreadable: count, ..Missed::default() },
+    }
+}
+
+/// A value as readings have it; `None` if there is none, or none that can be written down.
+fn as_reading(value: &NodeValue) -> Option<Value> {
+    match value {
+        NodeValue::Missing => None,
+        NodeValue::Bool(value) => Some(Value::Bool(*value)),
+        NodeValue::Int(value) => Some(Value::Int(*value)),
+        NodeValue::Single(value) => value.is_finite().then(|| Value::Float(widened(*value))),
+        NodeValue::Double(value) => value.is_finite().then_some(Value::Float(*value)),
+    }
+}
+
+/// The double nearest to what the single is written as: 21.53, not 21.530000686645508, which it is exactly. Nobody measured the other
+/// digits, and they would be paid for at every step of the way.
+fn widened(value: f32) -> f64 {
+    zmij::Buffer::new().format_finite(value).parse().unwrap_or_else(|_| f64::from(value))
+}
+
+fn heard(before: &Counts, after: &Counts) -> Heard {
+    let frames = after.frames - before.frames;
+    Heard {
+        frames,
+        frames_since_garbage: frames,
+        garbage_bytes: after.garbage_bytes - before.garbage_bytes,
+        pieces: frames + after.garbage - before.garbage,
+        has_greeted: false,
+    }
+}
+
+/// A node's line for people. What it says is as hostile as anything that comes over a wire, so it is quoted.
+fn log(source: &str, node: &str, level: Level, uptime_ms: u64, text: &str) {
+    match level {
+        Level::Error => error!(source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Warn => warn!(source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Info => info!(source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Debug => debug!(source, ?node, uptime_ms, ?text, "a node says"),
+    }
+}
