@@ -16,6 +16,12 @@ use super::{Decoded, MAX_READINGS};
 use crate::ingest::settings::Delimiter;
 use crate::reading::Reading;
 
+/// So many records a payload may have, however short they are; more only if they are as long, on the average, as the
+/// shortest object of an array. Else a payload of the same length could take four times the memory that an array can.
+const SHORT_RECORDS: usize = 8_192;
+/// What that object takes: `{"a":1},`.
+const SHORTEST_OBJECT_BYTES: usize = 8;
+
 /// Reads the records in `text`, which begins and ends with no blank but the delimiter.
 pub(super) fn read(
     text: &str,
@@ -29,11 +35,12 @@ pub(super) fn read(
         lines = behind;
         number = 1;
     }
+    let limit = (text.len() / SHORTEST_OBJECT_BYTES).clamp(SHORT_RECORDS, MAX_READINGS);
     let mut found = Found::default();
     let mut outcome = Ok(());
     while outcome.is_ok() && lines.seek_record() {
         number += 1;
-        outcome = record(&mut lines, scratch, assembly).and_then(|reading| found.add(reading));
+        outcome = record(&mut lines, scratch, assembly).and_then(|reading| found.add(reading, limit));
     }
     scratch.shrink();
     match outcome {
@@ -100,10 +107,10 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, reading: Option<Reading>) -> Result<(), Rejection> {
+    fn add(&mut self, reading: Option<Reading>, limit: usize) -> Result<(), Rejection> {
         let Some(reading) = reading else { return Ok(()) };
-        if self.many.len() == MAX_READINGS {
-            return Err(Rejection::TooManyRecords { limit: MAX_READINGS });
+        if self.many.len() == limit {
+            return Err(Rejection::TooManyRecords { limit });
         }
         if let Some(one) = self.one.take() {
             self.many.extend([one, reading]);

@@ -12,7 +12,8 @@ use crate::ingest::settings::Pattern;
 use crate::reading::Reading;
 
 /// The longest text that a pattern is tried on. Matching looks at each character once for every state of the pattern that
-/// is possible there, a thousand times what reading JSON costs at the worst, and lines of devices are short.
+/// is possible there: some 50 ns a character with patterns as people write them, but 35 µs with the worst that compiles, so
+/// this is half a second then. Lines of devices are far shorter.
 pub(super) const MAX_TEXT_BYTES: usize = 16 << 10;
 
 /// The reading of `text`, or `None` if no group has a value. `locations` are those of `pattern`.

@@ -85,15 +85,22 @@ fn lines_are_as_many_readings() {
         "1,\n2,99999999999999999999",
         "rejected: record 2: the integer at \"b\" needs more than 64 bits; send it as a string or as a float",
     );
-    let lines = |count: usize| "1,2\n".repeat(count);
-    let Decoded::Readings(readings) = decode(csv(&["a", "b"]), "sensors/x", lines(MAX_READINGS).as_bytes())
-    else {
-        panic!("readings")
+}
+
+#[test]
+fn a_payload_has_a_limit_of_records() {
+    let check = |line: &str, limit: usize| {
+        let two = || csv(&["a", "b"]);
+        let Decoded::Readings(readings) = decode(two(), "sensors/x", line.repeat(limit).as_bytes()) else {
+            panic!("readings")
+        };
+        assert_eq!(readings.len(), limit);
+        let reason = Box::new(Rejection::TooManyRecords { limit });
+        let record = Rejection::Record { number: limit + 1, reason };
+        assert_eq!(rejected(two(), line.repeat(limit + 1)), record);
     };
-    assert_eq!(readings.len(), MAX_READINGS);
-    let reason = Box::new(Rejection::TooManyRecords { limit: MAX_READINGS });
-    let number = MAX_READINGS + 1;
-    assert_eq!(rejected(csv(&["a", "b"]), lines(number)), Rejection::Record { number, reason });
+    check("1,2\n", 8_192);
+    check("1,2345678\n", MAX_READINGS);
 }
 
 #[test]
