@@ -2,6 +2,8 @@
 
 mod port;
 mod serial;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
