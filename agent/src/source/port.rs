@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_serial::{ClearBuffer, ErrorKind, SerialPort, SerialStream};
 pub use tokio_serial::{DataBits, FlowControl, Parity, StopBits};
-use tokio_serial::{ErrorKind, SerialStream};
 
 use super::State;
 use crate::backoff;
@@ -86,9 +87,21 @@ impl fmt::Display for Place {
 }
 
 /// Bytes in both directions.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {
+    /// Forgets what was written and has not left. The system waits for it when a port is closed, and with it our thread.
+    fn forget_output(&self);
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Duplex for T {}
+impl Duplex for SerialStream {
+    fn forget_output(&self) {
+        // One that is gone has nothing left to forget.
+        self.clear(ClearBuffer::Output).ok();
+    }
+}
+
+impl Duplex for TcpStream {
+    fn forget_output(&self) {}
+}
 
 /// An open port.
 #[derive(Debug)]
@@ -228,6 +241,7 @@ pub async fn open(settings: &Settings) -> Result<Port, Trouble> {
             let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
             let stream = connected.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
+            notice_silence(&stream).map_err(|error| failed(error.into()))?;
             Ok(Port { stream: Box::new(stream), beginning: Beginning::AnyPlace })
         }
         Place::Path(path) => {
@@ -236,6 +250,14 @@ pub async fn open(settings: &Settings) -> Result<Port, Trouble> {
             blocking(move || open_path(&path, &settings)).await
         }
     }
+}
+
+/// A server that lost its power says nothing, and need not have anything to say for hours: the system asks whether it is there.
+fn notice_silence(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 3)
 }
 
 fn open_path(path: &Path, settings: &Settings) -> Result<Port, Trouble> {

@@ -23,6 +23,11 @@ use crate::store::nodes::{Missed, NodeBooks, NodeId, NodePosition};
 
 /// Shapes kept: which channels have no value differs from sample to sample, but rarely in many ways.
 const MAX_SHAPES: usize = 64;
+/// Nodes that are shown, of those that came to this line; a line has one, as a rule.
+const MAX_DEVICES: usize = 64;
+/// While our clock is not right, a record that is no older than this counts as measured when it was received: such times are
+/// corrected once the clock is right.
+const FRESH_US: i64 = 2_000_000;
 /// Lines of nodes that are logged at once; one more each second.
 const LOG_LINES: u32 = 20;
 /// The fields of an event.
@@ -111,6 +116,9 @@ impl Bridge {
             match happening {
                 Happening::Hello(node) => {
                     let speaker = Speaker::new(&self.source, self.device.as_deref(), node);
+                    if self.devices.len() >= MAX_DEVICES {
+                        self.devices.clear();
+                    }
                     self.devices.insert(speaker.id.node.clone(), speaker.report());
                     self.speaker = Some(speaker);
                     has_greeted = true;
@@ -118,12 +126,12 @@ impl Bridge {
                 Happening::Sample(sample) => {
                     let Some(speaker) = &mut self.speaker else { continue };
                     self.pending.push_back((inlet.pushed() + 1, sample.position.clone()));
-                    inlet.push_measured(speaker.sample(&sample));
+                    inlet.push_measured(speaker.sample(&sample, &now));
                 }
                 Happening::Event(event) => {
                     let Some(speaker) = &mut self.speaker else { continue };
                     self.pending.push_back((inlet.pushed() + 1, event.position.clone()));
-                    inlet.push_measured(speaker.event(&event));
+                    inlet.push_measured(speaker.event(&event, &now));
                 }
                 Happening::Gap(gap) => {
                     let Some(speaker) = &self.speaker else { continue };
@@ -241,7 +249,7 @@ impl Speaker {
         DeviceReport { about, ..DeviceReport::default() }
     }
 
-    fn sample(&mut self, sample: &Sample) -> Measured {
+    fn sample(&mut self, sample: &Sample, now: &Now) -> Measured {
         let (mut values, mut present) = (Vec::with_capacity(self.names.len()), 0_u16);
         for (channel, value) in sample.values.as_slice().iter().enumerate().take(self.names.len()) {
             if let Some(value) = as_reading(value) {
@@ -250,17 +258,18 @@ impl Speaker {
             }
         }
         let shape = self.shape(present);
-        self.measured(shape, values, &sample.position)
+        self.measured(shape, values, &sample.position, now)
     }
 
-    fn event(&mut self, event: &NodeEvent) -> Measured {
+    fn event(&mut self, event: &NodeEvent, now: &Now) -> Measured {
         let mut values = vec![Value::Text(event.name.as_ref().into())];
         values.extend(as_reading(&event.value));
         let shape = Arc::clone(&self.event[values.len() - 1]);
-        self.measured(shape, values, &event.position)
+        self.measured(shape, values, &event.position, now)
     }
 
-    fn measured(&self, shape: Arc<Shape>, values: Vec<Value>, at: &Position) -> Measured {
+    fn measured(&self, shape: Arc<Shape>, values: Vec<Value>, at: &Position, now: &Now) -> Measured {
+        let is_corrected_later = !now.is_synced && now.wall_us.saturating_sub(at.wall_us) < FRESH_US;
         let delivery = match self.node.flow {
             Flow::TwoWay => Delivery::Numbered,
             Flow::OneWay => Delivery::AtMostOnce,
@@ -269,7 +278,7 @@ impl Speaker {
             origin: Arc::clone(&self.origin),
             shape,
             values,
-            time: Some(Timestamp(at.wall_us)),
+            time: (!is_corrected_later).then_some(Timestamp(at.wall_us)),
             delivery,
             node: Some((self.id.clone(), position(at))),
         }

@@ -25,6 +25,8 @@ use crate::store::Books;
 
 /// Read at once: what the system's buffer of a port holds.
 const READ_BYTES: usize = 4_096;
+/// So many bytes cost as much to look at as a message.
+const BYTES_OF_A_MESSAGE: u64 = 512;
 /// While bytes come without a break, they are read so often and no more: each look costs a wakeup, and at 921 600 baud 460 bytes
 /// come meanwhile, of 4 096 that the system can keep.
 const BREATH: Duration = Duration::from_millis(5);
@@ -148,6 +150,8 @@ impl Line {
             self.say_goodbye(&mut writer).await;
         }
         self.out.clear();
+        // To close a port whose output does not leave would wait for half a minute.
+        reader.unsplit(writer).forget_output();
         if let Speech::Bridge(bridge) = &mut self.speech {
             bridge.disconnected();
         }
@@ -250,7 +254,9 @@ impl Line {
             Speech::Bridge(_) => (0, count as u64),
             Speech::Lines { .. } => (heard.frames_since_garbage, heard.garbage_bytes),
         };
-        self.health.heard(now, heard.pieces, sense, senseless);
+        // Bytes without any message cost something too.
+        let spent = heard.pieces + count as u64 / BYTES_OF_A_MESSAGE;
+        self.health.heard(now, spent, sense, senseless);
         // More is at hand when the buffer was filled.
         self.last_read = (count < READ_BYTES).then_some(now);
         if heard.has_greeted {

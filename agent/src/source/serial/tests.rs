@@ -16,7 +16,7 @@ use crate::pipeline::{self, Running};
 use crate::reading::{Reading, Value};
 use crate::source::pty::Pty;
 use crate::source::{Report, State};
-use crate::store::{Books, Piece};
+use crate::store::{self, Books, Piece};
 use crate::stream::{Seq, Stream};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -49,7 +49,16 @@ async fn agent(dir: &TempDir, path: &Path, more: &str) -> Running {
         dir = dir.path().join("data").display(),
     );
     let loaded = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap();
-    pipeline::start(loaded.config, Clock::system()).await.unwrap()
+    let started = async {
+        loop {
+            match pipeline::start(loaded.config.clone(), Clock::system()).await {
+                // A commit that was under way at the kill before still has it.
+                Err(pipeline::Error::Store(store::Error::InUse { .. })) => tokio::task::yield_now().await,
+                started => return started.unwrap(),
+            }
+        }
+    };
+    timeout(DEADLINE, started).await.unwrap()
 }
 
 async fn reaches(running: &Running, is_so: impl Fn(&Report) -> bool) -> Report {
