@@ -258,6 +258,72 @@ impl<S: AsyncSensor> AsyncSensor for Every<S> {
     }
 }
 
+/// Keeps why its sensor could not be read; a [`Sampler`] by itself says only which.
+#[derive(Debug)]
+pub struct Diagnosed<S: Sensor> {
+    sensor: S,
+    error: Option<S::Error>,
+}
+
+impl<S: Sensor> Diagnosed<S> {
+    /// Around this sensor.
+    #[must_use]
+    pub const fn new(sensor: S) -> Self {
+        Self { sensor, error: None }
+    }
+
+    /// Why the last reading failed, if it did. Tells it once.
+    pub const fn take_error(&mut self) -> Option<S::Error> {
+        self.error.take()
+    }
+}
+
+/// A [`Diagnosed`] sensor could not be read; it knows why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed;
+
+impl<S: Sensor> Sensor for Diagnosed<S> {
+    const VALUES: usize = S::VALUES;
+    type Error = Failed;
+
+    fn read(&mut self, slots: &mut Slots<'_>) -> Result<(), Failed> {
+        self.error = self.sensor.read(slots).err();
+        if self.error.is_some() { Err(Failed) } else { Ok(()) }
+    }
+}
+
+/// A sensor that is set up before its first reading, and anew after each failure: one that is plugged in later, or was without
+/// power and has forgotten its configuration, is read again as soon as it answers.
+#[derive(Debug)]
+pub struct Renewed<S, F> {
+    sensor: Option<S>,
+    set_up: F,
+}
+
+impl<S: Sensor, F: FnMut() -> Result<S, S::Error>> Renewed<S, F> {
+    /// A sensor that `set_up` makes. Nothing is done before the first reading.
+    #[must_use]
+    pub const fn new(set_up: F) -> Self {
+        Self { sensor: None, set_up }
+    }
+}
+
+impl<S: Sensor, F: FnMut() -> Result<S, S::Error>> Sensor for Renewed<S, F> {
+    const VALUES: usize = S::VALUES;
+    type Error = S::Error;
+
+    fn read(&mut self, slots: &mut Slots<'_>) -> Result<(), S::Error> {
+        // Taken out: what fails is not put back.
+        let mut sensor = match self.sensor.take() {
+            Some(sensor) => sensor,
+            None => (self.set_up)()?,
+        };
+        sensor.read(slots)?;
+        self.sensor = Some(sensor);
+        Ok(())
+    }
+}
+
 /// A sample, for [`Link::sample`](crate::link::Link::sample).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Read {
@@ -432,5 +498,44 @@ mod tests {
             .map(|now_ms| sampler.poll(now_ms).unwrap().values.as_slice()[0] != Value::Missing)
             .collect();
         assert_eq!(taken, [true, false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn why_a_sensor_could_not_be_read_is_told_once() {
+        let mut results = [Err("cold"), Ok(()), Err("warm")].into_iter();
+        let sensor = from_fn::<1, _, _>(move |_| results.next().unwrap());
+        let mut sampler = Sampler::new(&CHANNELS[..1], (Diagnosed::new(sensor),), 1).unwrap();
+        assert_eq!(sampler.poll(0).unwrap().failed, 1);
+        assert_eq!(sampler.sensors().0.take_error(), Some("cold"));
+        assert_eq!(sampler.sensors().0.take_error(), None);
+        assert_eq!(sampler.poll(1).unwrap().failed, 0);
+        assert_eq!(sampler.sensors().0.take_error(), None);
+        assert_eq!(sampler.poll(2).unwrap().failed, 1);
+        assert_eq!(sampler.sensors().0.take_error(), Some("warm"));
+    }
+
+    #[test]
+    fn a_sensor_is_set_up_at_first_and_after_each_failure() {
+        use core::cell::Cell;
+
+        let (is_plugged_in, set_ups) = (Cell::new(false), Cell::new(0));
+        let read = || if is_plugged_in.get() { Ok(()) } else { Err("nobody answers") };
+        let sensor = Renewed::new(|| {
+            read()?;
+            set_ups.set(set_ups.get() + 1);
+            Ok(from_fn::<1, _, _>(|slots| {
+                slots.put(set_ups.get());
+                read()
+            }))
+        });
+        let mut sampler = Sampler::new(&CHANNELS[1..2], (sensor,), 1).unwrap();
+        let mut value = |now_ms: u64, plugged_in: bool| {
+            is_plugged_in.set(plugged_in);
+            sampler.poll(now_ms).unwrap().values.as_slice()[0]
+        };
+        assert_eq!(value(0, false), Value::Missing);
+        assert_eq!((value(1, true), value(2, true)), (Value::Int(1), Value::Int(1)));
+        assert_eq!(value(3, false), Value::Missing);
+        assert_eq!((value(4, true), value(5, true)), (Value::Int(2), Value::Int(2)));
     }
 }
