@@ -453,6 +453,11 @@ fn start_source(
             let source = async move { source::serial::run(settings, &books, house).await };
             rooms.spawn_asked(Room::Source, name, pulse::waiting(source));
         }
+        SourceSettings::I2c(settings) => {
+            let name = format!("source {}", settings.name);
+            let house = source::Rooms { source: spec, intake, report, stop, clock };
+            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::i2c::run(settings, house)));
+        }
     }
 }
 
@@ -468,6 +473,7 @@ fn source_inputs(config: &Config) -> (BTreeMap<String, SourceInput>, Reports<sou
             }
             SourceSettings::Listen(listen) => (SourceKind::Listener, listen.listen.to_string()),
             SourceSettings::Serial(serial) => (SourceKind::Client, serial.port.at.to_string()),
+            SourceSettings::I2c(i2c) => (SourceKind::Client, i2c.bus.display().to_string()),
         };
         ((settings.name().to_owned(), SourceInput { kind, endpoint, report: seen }), report)
     });

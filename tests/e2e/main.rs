@@ -13,6 +13,7 @@ mod delivery;
 mod epochs;
 mod full;
 mod health;
+mod i2c;
 mod listener;
 mod looking;
 mod outage;

@@ -136,6 +136,7 @@ fn about_source(page: &mut Page, source: &source::Settings) {
         source::Settings::Mqtt(settings) => about_client(page, settings),
         source::Settings::Listen(settings) => about_listener(page, settings),
         source::Settings::Serial(settings) => about_line(page, settings),
+        source::Settings::I2c(settings) => about_bus(page, settings),
     }
     for subscription in source.subscriptions() {
         page.entry("", &about_subscription(source, subscription));
@@ -209,6 +210,21 @@ fn about_port(settings: &source::port::Settings) -> String {
     format!("{} at {} baud, {bits}{parity}{stop}{control}", path.display(), settings.baud)
 }
 
+fn about_bus(page: &mut Page, settings: &source::i2c::Settings) {
+    page.entry(&settings.name, &format!("reads sensors on the bus {}", settings.bus.display()));
+    for sensor in &settings.sensors {
+        let (driver, interval) = (&sensor.driver, show_duration(sensor.interval));
+        let mut text =
+            format!("{:?}: {} at {:#04x}, every {interval}", sensor.device, driver.name(), sensor.address);
+        if let source::i2c::Driver::Ads1015(inputs) | source::i2c::Driver::Ads1115(inputs) = driver {
+            let read = inputs.read.iter().enumerate().filter(|(_, is_read)| **is_read);
+            let read = read.map(|(input, _)| format!("a{input}")).collect::<Vec<_>>().join(" ");
+            text.push_str(&format!(", {read} within {}", inputs.range.name()));
+        }
+        page.entry("", &text);
+    }
+}
+
 fn about_subscription(source: &source::Settings, subscription: &Subscription) -> String {
     let mut text = match source {
         source::Settings::Serial(_) => "each line".to_owned(),
@@ -244,7 +260,7 @@ fn about_subscription(source: &source::Settings, subscription: &Subscription) ->
     match (source, subscription.retained) {
         (source::Settings::Mqtt(_), Retained::Take) => add("retained messages too"),
         (source::Settings::Mqtt(_), Retained::Skip)
-        | (source::Settings::Listen(_) | source::Settings::Serial(_), _) => {}
+        | (source::Settings::Listen(_) | source::Settings::Serial(_) | source::Settings::I2c(_), _) => {}
     }
     text
 }
@@ -360,6 +376,21 @@ mod tests {
         }
         assert!(summary.lines().count() <= 40, "one screen");
         assert!(summary.lines().all(|line| !line.ends_with(' ')));
+    }
+
+    #[test]
+    fn sensors_of_a_bus_are_listed() {
+        let summary = summary_of(
+            "[sources.board]\ntype = \"i2c\"\nbus = \"/dev/i2c-1\"\nsensors = [{ driver = \"bme280\", address = 0x76 },\n\
+             { driver = \"ads1115\", address = 0x48, device = \"tank\", interval = \"1m\", channels = [0, 2] }]\n",
+        );
+        for answer in [
+            "board          reads sensors on the bus /dev/i2c-1",
+            "\"board-bme280-76\": bme280 at 0x76, every 10s",
+            "\"tank\": ads1115 at 0x48, every 1m, a0 a2 within 2.048V",
+        ] {
+            assert!(summary.contains(answer), "{answer}\n{summary}");
+        }
     }
 
     #[test]

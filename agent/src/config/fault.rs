@@ -259,6 +259,16 @@ pub enum Problem {
         /// The key that has it.
         other: String,
     },
+    /// Two sensors at one address of a bus.
+    #[error(
+        "address {address:#04x} of this bus is taken by {other}; two chips at one address answer at once, so each needs its own"
+    )]
+    SensorAddressTaken {
+        /// The address.
+        address: u8,
+        /// The sensor that has it.
+        other: String,
+    },
     /// Two clients that would throw each other out.
     #[error(
         "{client_id:?} is also the client id of sources.{other} at the same broker, which would disconnect the one when the other connects; expected a client_id of its own"

@@ -94,6 +94,20 @@ impl<'r, 'a> Item<'r, 'a> {
         }
     }
 
+    pub(super) fn number(self, range: RangeInclusive<u64>) -> Option<Given<u64>> {
+        let DeValue::Integer(number) = self.value else {
+            self.wrong_type("a whole number");
+            return None;
+        };
+        let number = whole(number).filter(|number| range.contains(number));
+        if number.is_none() {
+            let text = self.report.shown(&self.place);
+            let problem = Problem::NumberRange { text, min: *range.start(), max: *range.end() };
+            self.report.fault(&self.place, problem);
+        }
+        Some(Given { value: number?, place: self.place })
+    }
+
     fn list(self, expected: &'static str) -> Option<Given<Vec<Self>>> {
         let DeValue::Array(array) = self.value else {
             self.wrong_type(expected);
@@ -194,18 +208,7 @@ impl<'r, 'a> Section<'r, 'a> {
     }
 
     pub(super) fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<Given<u64>> {
-        let item = self.item(key)?;
-        let DeValue::Integer(number) = item.value else {
-            item.wrong_type("a whole number");
-            return None;
-        };
-        let number = whole(number).filter(|number| range.contains(number));
-        if number.is_none() {
-            let text = self.report.shown(&item.place);
-            let problem = Problem::NumberRange { text, min: *range.start(), max: *range.end() };
-            self.report.fault(&item.place, problem);
-        }
-        Some(Given { value: number?, place: item.place })
+        self.item(key)?.number(range)
     }
 
     pub(super) fn duration(

@@ -1,5 +1,6 @@
 //! `[sources.<name>]`.
 
+mod i2c;
 mod port;
 mod serial;
 #[cfg(test)]
@@ -37,6 +38,7 @@ enum Kind {
     Mqtt,
     Listen,
     Serial,
+    I2c,
 }
 
 /// One source; `None` if it is too faulty to be one.
@@ -45,6 +47,7 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
         Kind::Mqtt => mqtt(name, section, agent_id).map(Settings::Mqtt),
         Kind::Listen => listen(name, section).map(Settings::Listen),
         Kind::Serial => serial::serial(name, section).map(Settings::Serial),
+        Kind::I2c => i2c::source(name, section).map(Settings::I2c),
     };
     section.finish();
     settings
@@ -52,9 +55,9 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
 
 /// The type, or the one that was probably meant, so that the rest can be checked too.
 fn kind(section: &Section<'_, '_>) -> Option<Kind> {
-    const FORM: &str = "type = \"mqtt\", \"mqtt-listen\" or \"serial\"";
-    const KINDS: [(&str, Kind); 3] =
-        [("mqtt", Kind::Mqtt), ("mqtt-listen", Kind::Listen), ("serial", Kind::Serial)];
+    const FORM: &str = "type = \"mqtt\", \"mqtt-listen\", \"serial\" or \"i2c\"";
+    const KINDS: [(&str, Kind); 4] =
+        [("mqtt", Kind::Mqtt), ("mqtt-listen", Kind::Listen), ("serial", Kind::Serial), ("i2c", Kind::I2c)];
     section.require("type", FORM);
     let given = section.text("type", FORM)?;
     let of_name = |name: &str| KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
@@ -195,6 +198,8 @@ pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], ad
                     section.report.fault(&place("client_id"), Problem::ClientIdTaken { client_id, other });
                 }
             }
+            Settings::I2c(_) => {}
         }
     }
+    i2c::check_together(sources);
 }

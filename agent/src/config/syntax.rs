@@ -21,7 +21,7 @@ const ROUNDS: usize = 16;
 const DUPLICATE: &str = "duplicate key";
 
 /// Keys whose values are never secret, so that a syntax error may show them.
-const PLAIN_KEYS: [&str; 38] = [
+const PLAIN_KEYS: [&str; 42] = [
     "id",
     "data_dir",
     "listen",
@@ -60,6 +60,10 @@ const PLAIN_KEYS: [&str; 38] = [
     "compression",
     "timeout",
     "required",
+    "bus",
+    "interval",
+    "driver",
+    "range",
 ];
 
 /// A text that the parser can be given, and the errors found in lines that it is not given any more.

@@ -1,7 +1,9 @@
 //! Where readings come in. Each source decodes nothing and stores nothing: it hands messages to an
 //! [`Inlet`](crate::ingest::Inlet) and acknowledges them, in order, once the inlet says that they are durable.
 
+pub mod i2c;
 pub mod listen;
+mod measured;
 pub mod mqtt;
 pub mod port;
 pub mod pty;
@@ -26,6 +28,8 @@ pub enum Settings {
     Listen(listen::Settings),
     /// A serial line.
     Serial(serial::Settings),
+    /// Sensors on an I2C bus.
+    I2c(i2c::Settings),
 }
 
 impl Settings {
@@ -36,6 +40,7 @@ impl Settings {
             Self::Mqtt(settings) => &settings.name,
             Self::Listen(settings) => &settings.name,
             Self::Serial(settings) => &settings.name,
+            Self::I2c(settings) => &settings.name,
         }
     }
 
@@ -46,6 +51,8 @@ impl Settings {
             Self::Mqtt(settings) => settings.max_payload_bytes,
             Self::Listen(settings) => settings.max_payload_bytes,
             Self::Serial(settings) => settings.max_payload_bytes,
+            // It decodes for itself.
+            Self::I2c(_) => 0,
         }
     }
 
@@ -57,6 +64,8 @@ impl Settings {
             Self::Listen(_) => listen::IN_FLIGHT,
             // What comes again is recognised by the number that a node gives it.
             Self::Serial(_) => 0,
+            // Nothing comes again.
+            Self::I2c(_) => 0,
         }
     }
 
@@ -70,6 +79,7 @@ impl Settings {
                 serial::Protocol::Lines(subscription) => std::slice::from_ref(subscription),
                 serial::Protocol::Bridge { .. } => &[],
             },
+            Self::I2c(_) => &[],
         }
     }
 }
@@ -105,11 +115,13 @@ pub enum State {
     Silent,
     /// Some of the devices do not answer, or not as they should; the others are read.
     DeviceErrors,
+    /// What was asked of the bus does not end.
+    Hanging,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Starting,
         Self::Connected,
         Self::Disconnected,
@@ -123,6 +135,7 @@ impl State {
         Self::Flooding,
         Self::Silent,
         Self::DeviceErrors,
+        Self::Hanging,
     ];
 
     /// Its name in the status and in metrics.
@@ -142,6 +155,7 @@ impl State {
             Self::Flooding => "flooding",
             Self::Silent => "silent",
             Self::DeviceErrors => "device-errors",
+            Self::Hanging => "hanging",
         }
     }
 
@@ -158,7 +172,8 @@ impl State {
             | Self::Unplugged
             | Self::PermissionDenied
             | Self::Busy
-            | Self::Garbage => false,
+            | Self::Garbage
+            | Self::Hanging => false,
         }
     }
 }

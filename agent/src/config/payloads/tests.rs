@@ -15,7 +15,7 @@ fn with(keys: &str) -> String {
 fn subscription(keys: &str) -> Subscription {
     match config(&with(keys)).sources.remove(0) {
         source::Settings::Mqtt(mut source) => source.subscriptions.remove(0),
-        source::Settings::Listen(_) | source::Settings::Serial(_) => panic!("another source"),
+        other => panic!("{other:?}"),
     }
 }
 

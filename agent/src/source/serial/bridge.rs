@@ -10,7 +10,7 @@ use firmware_bridge::frame::{Flow, Level, SampleSeq};
 use firmware_bridge::host::{
     Counts, Gap, GapReason, Happening, Host, Node, NodeEvent, Now, Position, Sample, Settings,
 };
-use firmware_bridge::value::{Kind, Value as NodeValue};
+use firmware_bridge::value::Kind;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -18,7 +18,7 @@ use super::limiter::Limiter;
 use crate::clock::Clock;
 use crate::ingest::{Delivery, Inlet, Measured};
 use crate::reading::{ClockState, Origin, Shape, Timestamp, Value};
-use crate::source::DeviceReport;
+use crate::source::{DeviceReport, measured};
 use crate::store::nodes::{Missed, NodeBooks, NodeId, NodePosition};
 
 /// Shapes kept: which channels have no value differs from sample to sample, but rarely in many ways.
@@ -252,7 +252,7 @@ impl Speaker {
     fn sample(&mut self, sample: &Sample, now: &Now) -> Measured {
         let (mut values, mut present) = (Vec::with_capacity(self.names.len()), 0_u16);
         for (channel, value) in sample.values.as_slice().iter().enumerate().take(self.names.len()) {
-            if let Some(value) = as_reading(value) {
+            if let Some(value) = measured::value(value) {
                 present |= 1 << channel;
                 values.push(value);
             }
@@ -263,7 +263,7 @@ impl Speaker {
 
     fn event(&mut self, event: &NodeEvent, now: &Now) -> Measured {
         let mut values = vec![Value::Text(event.name.as_ref().into())];
-        values.extend(as_reading(&event.value));
+        values.extend(measured::value(&event.value));
         let shape = Arc::clone(&self.event[values.len() - 1]);
         self.measured(shape, values, &event.position, now)
     }
@@ -339,23 +339,6 @@ fn missed(gap: &Gap) -> Missed {
         GapReason::Lost => Missed { lost: count, ..Missed::default() },
         GapReason::Unreadable => Missed { unreadable: count, ..Missed::default() },
     }
-}
-
-/// A value as readings have it; `None` if there is none, or none that can be written down.
-fn as_reading(value: &NodeValue) -> Option<Value> {
-    match value {
-        NodeValue::Missing => None,
-        NodeValue::Bool(value) => Some(Value::Bool(*value)),
-        NodeValue::Int(value) => Some(Value::Int(*value)),
-        NodeValue::Single(value) => value.is_finite().then(|| Value::Float(widened(*value))),
-        NodeValue::Double(value) => value.is_finite().then_some(Value::Float(*value)),
-    }
-}
-
-/// The double nearest to what the single is written as: 21.53, not 21.530000686645508, which it is exactly. Nobody measured the other
-/// digits, and they would be paid for at every step of the way.
-fn widened(value: f32) -> f64 {
-    zmij::Buffer::new().format_finite(value).parse().unwrap_or_else(|_| f64::from(value))
 }
 
 fn heard(before: &Counts, after: &Counts) -> Heard {

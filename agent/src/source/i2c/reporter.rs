@@ -1,0 +1,213 @@
+//! What the source says of itself: its state for the status, and one log line when trouble begins and one when it ends.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::Settings;
+use super::bus::Fault;
+use super::drivers::Failure;
+use super::settings::Sensor;
+use crate::source::{DeviceReport, Report, State};
+
+/// Publishes state and logs changes of it.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    name: String,
+    bus: String,
+    /// What to type to see who answers.
+    hint: String,
+    to: watch::Sender<Report>,
+    report: Report,
+    /// Sensors that were not asked yet.
+    waiting: BTreeSet<Arc<str>>,
+    /// The bus as a whole does not work.
+    bus_trouble: Option<(State, String)>,
+    /// A transfer does not end.
+    hanging: Option<String>,
+    blocked: Blocked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    No,
+    Yes,
+}
+
+impl Reporter {
+    /// Speaks for this source.
+    pub(super) fn new(settings: &Settings, to: watch::Sender<Report>) -> Self {
+        let bus = settings.bus.display().to_string();
+        let devices = settings.sensors.iter().map(|sensor| {
+            let about = DeviceReport { about: about(sensor), ..DeviceReport::default() };
+            (Arc::from(sensor.device.as_str()), about)
+        });
+        let report = Report { devices: devices.collect(), ..Report::default() };
+        let this = Self {
+            name: settings.name.clone(),
+            hint: hint(&settings.bus),
+            bus,
+            to,
+            report,
+            waiting: settings.sensors.iter().map(|sensor| sensor.device.as_str().into()).collect(),
+            bus_trouble: None,
+            hanging: None,
+            blocked: Blocked::No,
+        };
+        this.to.send_replace(this.report.clone());
+        this
+    }
+
+    /// The bus could not be opened, or is gone.
+    pub(super) fn bus_failed(&mut self, fault: &Fault) {
+        let state = fault.of_bus().unwrap_or(State::Disconnected);
+        let error = format!("{} {fault}", self.bus);
+        if self.bus_trouble.as_ref().is_some_and(|(before, _)| *before == state) {
+            debug!(source = %self.name, "{error}");
+        } else {
+            warn!(source = %self.name, "{error}; trying again");
+        }
+        self.bus_trouble = Some((state, error));
+        self.publish();
+    }
+
+    /// The bus carries transfers. That it could be opened would say less: there may be nothing behind its file.
+    pub(super) fn bus_works(&mut self) {
+        if self.bus_trouble.take().is_some() {
+            info!(source = %self.name, bus = %self.bus, "the bus works again");
+            self.publish();
+        }
+    }
+
+    /// What was asked of the bus for `who` has not ended for a long time.
+    pub(super) fn hangs(&mut self, who: &str) {
+        let error = format!(
+            "{who}: {} hangs in the kernel; a device may hold its lines: switch the power of the sensors off and on, or \
+             restart the machine",
+            self.bus
+        );
+        warn!(source = %self.name, "{error}");
+        self.hanging = Some(error);
+        self.publish();
+    }
+
+    /// It has ended after all.
+    pub(super) fn hangs_no_more(&mut self) {
+        if self.hanging.take().is_some() {
+            info!(source = %self.name, bus = %self.bus, "the bus that hung goes on");
+            self.publish();
+        }
+    }
+
+    /// A sensor was read.
+    pub(super) fn read(&mut self, sensor: &Sensor) {
+        let before = self.device(sensor).last_error.take();
+        if before.is_some() {
+            info!(source = %self.name, device = %sensor.device, "the sensor is read again");
+        }
+        self.asked(sensor);
+    }
+
+    /// A sensor could not be read.
+    pub(super) fn failed(&mut self, sensor: &Sensor, failure: &Failure) {
+        let mut error =
+            format!("{} at {:#04x} on {} {failure}", sensor.driver.name(), sensor.address, self.bus);
+        if *failure == Failure::Bus(Fault::NoAnswer) {
+            error.push_str("; check wiring and address (");
+            error.push_str(&self.hint);
+            error.push(')');
+        }
+        let device = self.device(sensor);
+        device.failures = device.failures.saturating_add(1);
+        let is_news = device.last_error.replace(error.clone()).is_none();
+        if is_news {
+            warn!(source = %self.name, device = %sensor.device, "{error}; trying again");
+        } else {
+            debug!(source = %self.name, device = %sensor.device, "{error}");
+        }
+        self.asked(sensor);
+    }
+
+    /// Readings wait because the store takes no more.
+    pub(super) fn blocked(&mut self) {
+        warn!(source = %self.name, "held back: the store takes no more at the moment; sensors are not read meanwhile");
+        self.blocked = Blocked::Yes;
+        self.publish();
+    }
+
+    /// The store takes readings again.
+    pub(super) fn unblocked(&mut self) {
+        info!(source = %self.name, "no longer held back");
+        self.blocked = Blocked::No;
+        self.publish();
+    }
+
+    fn device(&mut self, sensor: &Sensor) -> &mut DeviceReport {
+        self.report.devices.entry(sensor.device.as_str().into()).or_default()
+    }
+
+    fn asked(&mut self, sensor: &Sensor) {
+        self.waiting.remove(sensor.device.as_str());
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let (state, last_error) = self.state();
+        self.report.settled |= state != State::Starting;
+        (self.report.state, self.report.last_error) = (state, last_error);
+        self.to.send_if_modified(|published| {
+            let is_news = *published != self.report;
+            if is_news {
+                published.clone_from(&self.report);
+            }
+            is_news
+        });
+    }
+
+    fn state(&self) -> (State, Option<String>) {
+        if let Some(error) = &self.hanging {
+            return (State::Hanging, Some(error.clone()));
+        }
+        if let Some((state, error)) = &self.bus_trouble {
+            return (*state, Some(error.clone()));
+        }
+        let failing: Vec<(&str, &str)> = self
+            .report
+            .devices
+            .iter()
+            .filter_map(|(device, of)| Some((&**device, of.last_error.as_deref()?)))
+            .collect();
+        let last_error = failing.first().map(|(device, error)| match failing.len() - 1 {
+            0 => format!("{device}: {error}"),
+            more => format!("{device}: {error} (and {more} more)"),
+        });
+        let state = match (self.blocked, &last_error) {
+            (Blocked::Yes, _) => State::Blocked,
+            (Blocked::No, Some(_)) => State::DeviceErrors,
+            (Blocked::No, None) if !self.waiting.is_empty() => State::Starting,
+            (Blocked::No, None) => State::Connected,
+        };
+        (state, last_error)
+    }
+}
+
+/// The kind of a sensor and what it measures, for people.
+fn about(sensor: &Sensor) -> String {
+    let fields = sensor.driver.channels().iter();
+    let fields: Vec<String> =
+        fields.map(|field| format!("{} {}", field.name.as_str(), field.unit.as_str())).collect();
+    format!("{} at {:#04x}: {}", sensor.driver.name(), sensor.address, fields.join(", "))
+}
+
+fn hint(bus: &Path) -> String {
+    let number = bus.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("i2c-"));
+    match number {
+        Some(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("i2cdetect -y {number} shows what answers")
+        }
+        Some(_) | None => "i2cdetect -l lists the buses, i2cdetect -y BUS shows what answers".to_owned(),
+    }
+}
