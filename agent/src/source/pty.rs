@@ -5,9 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use tokio::io::{Join, join};
+use tokio::net::unix::pipe;
+
+/// The master's end, both directions. When it is dropped, the port is unplugged.
+pub type Stream = Join<pipe::Receiver, pipe::Sender>;
 
 /// The master's end. When it is dropped, the port is unplugged.
 #[derive(Debug)]
@@ -31,6 +36,15 @@ impl Pty {
         let name = ptsname(&master, Vec::new())?;
         let path = PathBuf::from(name.to_string_lossy().into_owned());
         Ok(Self { master: master.into(), path })
+    }
+
+    /// Opens the port without using it: its other end does not fail while this lives.
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn hold(&self) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?.into())
     }
 
     /// Where the port is.
@@ -70,6 +84,20 @@ impl Pty {
     /// If nobody has it open, or the system fails.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.master.read(into)
+    }
+
+    /// The master as tokio reads and writes it; reads fail while nobody has the port open. Only within a runtime.
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn into_stream(self) -> io::Result<Stream> {
+        self.set_nonblocking()?;
+        let second = self.try_clone()?;
+        // No pipe, but no other type of tokio's takes any descriptor safely.
+        Ok(join(
+            pipe::Receiver::from_file_unchecked(self.master)?,
+            pipe::Sender::from_file_unchecked(second.master)?,
+        ))
     }
 
     /// A second handle to the same master.
