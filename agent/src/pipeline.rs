@@ -458,6 +458,11 @@ fn start_source(
             let house = source::Rooms { source: spec, intake, report, stop, clock };
             rooms.spawn_asked(Room::Source, name, pulse::waiting(source::i2c::run(settings, house)));
         }
+        SourceSettings::Modbus(settings) => {
+            let house = source::Rooms { source: spec, intake, report, stop, clock };
+            let name = format!("source {}", settings.name);
+            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::modbus::run(settings, house)));
+        }
     }
 }
 
@@ -474,6 +479,7 @@ fn source_inputs(config: &Config) -> (BTreeMap<String, SourceInput>, Reports<sou
             SourceSettings::Listen(listen) => (SourceKind::Listener, listen.listen.to_string()),
             SourceSettings::Serial(serial) => (SourceKind::Client, serial.port.at.to_string()),
             SourceSettings::I2c(i2c) => (SourceKind::Client, i2c.bus.display().to_string()),
+            SourceSettings::Modbus(modbus) => (SourceKind::Client, modbus.port.at.to_string()),
         };
         ((settings.name().to_owned(), SourceInput { kind, endpoint, report: seen }), report)
     });

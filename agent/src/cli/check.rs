@@ -14,6 +14,7 @@ use crate::config::{self, Config, Faults, Loaded, LogFormat};
 use crate::forward::settings::{AckRule, Compression, Required};
 use crate::ingest::Subscription;
 use crate::ingest::settings::{Payload, Pointer, Retained};
+use crate::source::modbus;
 use crate::source::mqtt::Protocol;
 use crate::store::settings::WhenFull;
 use crate::stream::Stream;
@@ -137,6 +138,7 @@ fn about_source(page: &mut Page, source: &source::Settings) {
         source::Settings::Listen(settings) => about_listener(page, settings),
         source::Settings::Serial(settings) => about_line(page, settings),
         source::Settings::I2c(settings) => about_bus(page, settings),
+        source::Settings::Modbus(settings) => about_modbus(page, settings),
     }
     for subscription in source.subscriptions() {
         page.entry("", &about_subscription(source, subscription));
@@ -225,6 +227,37 @@ fn about_bus(page: &mut Page, settings: &source::i2c::Settings) {
     }
 }
 
+fn about_modbus(page: &mut Page, settings: &modbus::Settings) {
+    let protocol = if settings.is_rtu() { "RTU" } else { "TCP" };
+    let (place, interval, timeout) =
+        (about_port(&settings.port), show_duration(settings.interval), show_duration(settings.timeout));
+    page.entry(
+        &settings.name,
+        &format!("{place}, Modbus {protocol} every {interval}, an answer within {timeout}"),
+    );
+    for read in &settings.reads {
+        let fields: Vec<_> = read.registers.iter().map(about_register).collect();
+        let requests = match modbus::requests(&read.registers) {
+            1 => "one request".to_owned(),
+            requests => format!("{requests} requests"),
+        };
+        page.entry(
+            "",
+            &format!("unit {} as {:?} in {requests}: {}", read.unit, read.device, fields.join(", ")),
+        );
+    }
+}
+
+fn about_register(register: &modbus::Register) -> String {
+    let format = match register.format {
+        modbus::Format::Truth => "bool".to_owned(),
+        modbus::Format::Bit(bit) => format!("bit {bit}"),
+        modbus::Format::Number { number, .. } => number.name().to_owned(),
+        modbus::Format::Text { registers, .. } => format!("text of {registers}"),
+    };
+    format!("{} ({format} at {} {})", register.field, register.kind.name(), register.address)
+}
+
 fn about_subscription(source: &source::Settings, subscription: &Subscription) -> String {
     let mut text = match source {
         source::Settings::Serial(_) => "each line".to_owned(),
@@ -260,7 +293,13 @@ fn about_subscription(source: &source::Settings, subscription: &Subscription) ->
     match (source, subscription.retained) {
         (source::Settings::Mqtt(_), Retained::Take) => add("retained messages too"),
         (source::Settings::Mqtt(_), Retained::Skip)
-        | (source::Settings::Listen(_) | source::Settings::Serial(_) | source::Settings::I2c(_), _) => {}
+        | (
+            source::Settings::Listen(_)
+            | source::Settings::Serial(_)
+            | source::Settings::I2c(_)
+            | source::Settings::Modbus(_),
+            _,
+        ) => {}
     }
     text
 }
@@ -390,6 +429,20 @@ mod tests {
             "\"tank\": ads1115 at 0x48, every 1m, a0 a2 within 2.048V",
         ] {
             assert!(summary.contains(answer), "{answer}\n{summary}");
+        }
+    }
+
+    #[test]
+    fn the_summary_says_what_is_polled() {
+        let summary = summary_of(
+            "[sources.rack]\ntype = \"modbus\"\npath = \"/dev/ttyUSB1\"\nparity = \"even\"\n[[sources.rack.read]]\nunit = 3\n\
+             registers = [{ field = \"v\", address = 7, kind = \"input\", type = \"f32\" }, { field = \"on\", address = 1, kind = \"coil\" }]",
+        );
+        for line in [
+            "  rack           /dev/ttyUSB1 at 9600 baud, 8E1, Modbus RTU every 10s, an answer within 1s\n",
+            "unit 3 as \"rack-3\" in 2 requests: v (f32 at input 7), on (bool at coil 1)\n",
+        ] {
+            assert!(summary.contains(line), "{line}\n{summary}");
         }
     }
 

@@ -317,6 +317,29 @@ pub enum Problem {
         /// What it should be.
         expected: &'static str,
     },
+    /// A register that does not exist.
+    #[error(
+        "it ends at address {last}, and the last there is is {most}; expected a lower address, or less of it"
+    )]
+    BeyondLastAddress {
+        /// Where it would end.
+        last: u64,
+        /// The last address.
+        most: u64,
+    },
+    /// More is to be polled than the line can carry.
+    #[error(
+        "interval is {}, and what is read takes {} on the wire at {baud} baud at least; raise interval or baud, or read less",
+        show_duration(*interval), show_duration(*round)
+    )]
+    RoundTooLong {
+        /// How often it is to be read.
+        interval: Duration,
+        /// How long that takes.
+        round: Duration,
+        /// The speed of the line.
+        baud: u32,
+    },
     /// A host name that is no agent id.
     #[error(
         "is not set, and the host name, {host_name:?}, cannot stand in for it; expected id = \"…\", 1 to 64 characters of A-Z a-z 0-9 . _ -"

@@ -211,6 +211,25 @@ impl<'r, 'a> Section<'r, 'a> {
         self.item(key)?.number(range)
     }
 
+    /// A finite number, whole or not.
+    pub(super) fn float(&self, key: &'static str) -> Option<Given<f64>> {
+        let item = self.item(key)?;
+        let number = match item.value {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            DeValue::Integer(_) => None,
+            _ => {
+                item.wrong_type("a number");
+                return None;
+            }
+        };
+        let number = number.filter(|number: &f64| number.is_finite());
+        if number.is_none() {
+            invalid(self.report, &item.place, None, "a number such as 0.1");
+        }
+        Some(Given { value: number?, place: item.place })
+    }
+
     pub(super) fn duration(
         &self,
         key: &'static str,

@@ -48,7 +48,7 @@ fn its_commented_out_settings_are_the_defaults() {
 fn its_examples_work_and_say_the_defaults() {
     let examples = without("#| ", SHIPPED);
     let config = load(&examples).config;
-    assert_eq!((config.sources.len(), config.windows.len(), config.sinks.len()), (5, 1, 1));
+    assert_eq!((config.sources.len(), config.windows.len(), config.sinks.len()), (7, 1, 1));
     assert_eq!(config.sources[0].subscriptions().len(), 4);
     let all = without("# ", &examples);
     assert_ne!(all, examples);

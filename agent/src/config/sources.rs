@@ -1,6 +1,7 @@
 //! `[sources.<name>]`.
 
 mod i2c;
+mod modbus;
 mod port;
 mod serial;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use super::note::Remark;
 use super::reader::{Given, Section, invalid, value_or};
 use super::subscriptions::{Overlaps, subscriptions};
 use super::{files, urls};
-use crate::source::{Settings, listen, mqtt};
+use crate::source::{self, Settings, listen, mqtt};
 
 /// `protocol` where the operator does not say: what every broker speaks.
 const DEFAULT_PROTOCOL: mqtt::Protocol = mqtt::Protocol::V311;
@@ -39,6 +40,7 @@ enum Kind {
     Listen,
     Serial,
     I2c,
+    Modbus,
 }
 
 /// One source; `None` if it is too faulty to be one.
@@ -48,6 +50,7 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
         Kind::Listen => listen(name, section).map(Settings::Listen),
         Kind::Serial => serial::serial(name, section).map(Settings::Serial),
         Kind::I2c => i2c::source(name, section).map(Settings::I2c),
+        Kind::Modbus => modbus::modbus(name, section).map(Settings::Modbus),
     };
     section.finish();
     settings
@@ -55,9 +58,14 @@ pub(super) fn source(name: &str, section: &Section<'_, '_>, agent_id: &str) -> O
 
 /// The type, or the one that was probably meant, so that the rest can be checked too.
 fn kind(section: &Section<'_, '_>) -> Option<Kind> {
-    const FORM: &str = "type = \"mqtt\", \"mqtt-listen\", \"serial\" or \"i2c\"";
-    const KINDS: [(&str, Kind); 4] =
-        [("mqtt", Kind::Mqtt), ("mqtt-listen", Kind::Listen), ("serial", Kind::Serial), ("i2c", Kind::I2c)];
+    const FORM: &str = "type = \"mqtt\", \"mqtt-listen\", \"serial\", \"i2c\" or \"modbus\"";
+    const KINDS: [(&str, Kind); 5] = [
+        ("mqtt", Kind::Mqtt),
+        ("mqtt-listen", Kind::Listen),
+        ("serial", Kind::Serial),
+        ("i2c", Kind::I2c),
+        ("modbus", Kind::Modbus),
+    ];
     section.require("type", FORM);
     let given = section.text("type", FORM)?;
     let of_name = |name: &str| KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
@@ -182,15 +190,6 @@ pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], ad
                     addresses.insert(settings.listen, format!("{}.listen", source.place.key));
                 }
             }
-            Settings::Serial(settings) => {
-                let port = settings.port.at.to_string();
-                if let Some(other) = ports.get(&port) {
-                    let (address, other) = (port, format!("sources.{other}"));
-                    section.report.fault(&place("path"), Problem::AddressTaken { address, other });
-                } else {
-                    ports.insert(port, &settings.name);
-                }
-            }
             Settings::Mqtt(settings) => {
                 let client = (settings.host.as_str(), settings.port, settings.client_id.as_str());
                 if let Some(other) = clients.insert(client, &settings.name) {
@@ -199,6 +198,18 @@ pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], ad
                 }
             }
             Settings::I2c(_) => {}
+            // A host may serve many.
+            Settings::Modbus(settings) if !settings.is_rtu() => {}
+            Settings::Serial(source::serial::Settings { name, port, .. })
+            | Settings::Modbus(source::modbus::Settings { name, port, .. }) => {
+                let port = port.at.to_string();
+                if let Some(other) = ports.get(&port) {
+                    let (address, other) = (port, format!("sources.{other}"));
+                    section.report.fault(&place("path"), Problem::AddressTaken { address, other });
+                } else {
+                    ports.insert(port, name);
+                }
+            }
         }
     }
     i2c::check_together(sources);

@@ -62,7 +62,7 @@ pub(super) fn config(text: &str) -> Config {
 }
 
 /// All faults, without the file's name.
-fn faults_on(bench: &Bench, text: &str) -> Vec<String> {
+pub(super) fn faults_on(bench: &Bench, text: &str) -> Vec<String> {
     let faults = parse(text, "/etc/h.toml", bench).map(|loaded| loaded.config).unwrap_err();
     faults.to_string().lines().map(|line| line.strip_prefix("/etc/h.toml:").unwrap().to_owned()).collect()
 }

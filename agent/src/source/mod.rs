@@ -4,6 +4,7 @@
 pub mod i2c;
 pub mod listen;
 mod measured;
+pub mod modbus;
 pub mod mqtt;
 pub mod port;
 pub mod pty;
@@ -30,6 +31,8 @@ pub enum Settings {
     Serial(serial::Settings),
     /// Sensors on an I2C bus.
     I2c(i2c::Settings),
+    /// Devices that are polled over Modbus.
+    Modbus(modbus::Settings),
 }
 
 impl Settings {
@@ -41,6 +44,7 @@ impl Settings {
             Self::Listen(settings) => &settings.name,
             Self::Serial(settings) => &settings.name,
             Self::I2c(settings) => &settings.name,
+            Self::Modbus(settings) => &settings.name,
         }
     }
 
@@ -53,6 +57,8 @@ impl Settings {
             Self::Serial(settings) => settings.max_payload_bytes,
             // It decodes for itself.
             Self::I2c(_) => 0,
+            // It brings readings, no payloads.
+            Self::Modbus(_) => 0,
         }
     }
 
@@ -66,6 +72,8 @@ impl Settings {
             Self::Serial(_) => 0,
             // Nothing comes again.
             Self::I2c(_) => 0,
+            // Nobody sends anything again.
+            Self::Modbus(_) => 0,
         }
     }
 
@@ -80,6 +88,7 @@ impl Settings {
                 serial::Protocol::Bridge { .. } => &[],
             },
             Self::I2c(_) => &[],
+            Self::Modbus(_) => &[],
         }
     }
 }
@@ -195,6 +204,8 @@ pub struct Report {
     pub settled: bool,
     /// What went over the line since the start (serial only).
     pub line: Option<LineCounts>,
+    /// Rounds left out since the start, because the one before took longer than the interval (polled sources only).
+    pub rounds_skipped: Option<u64>,
     /// What is behind the source, by name: nodes, devices on a bus, sensors.
     pub devices: BTreeMap<Arc<str>, DeviceReport>,
 }

@@ -157,6 +157,11 @@ fn lines(status: &Status, out: &mut Out<'_>) -> fmt::Result {
         let samples = of_lines.map(|(source, line)| ([("source", source.as_str())], count(&line)));
         out.counter(name, help, samples)?;
     }
+    let skipped = status
+        .sources
+        .iter()
+        .filter_map(|(source, of)| Some(([("source", source.as_str())], of.rounds_skipped?)));
+    out.counter("holdfast_source_rounds_skipped", "Rounds of a polled source that were left out", skipped)?;
     let devices = || {
         status.sources.iter().flat_map(|(source, of)| {
             of.devices

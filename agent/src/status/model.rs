@@ -188,6 +188,9 @@ pub struct SourceStatus {
     /// What went over the line since the start (serial only).
     #[serde(default)]
     pub line: Option<source::LineCounts>,
+    /// Rounds left out since the start, because the one before took too long (polled sources only).
+    #[serde(default)]
+    pub rounds_skipped: Option<u64>,
     /// What is behind it, by name: nodes, devices on a bus, sensors.
     #[serde(default)]
     pub devices: BTreeMap<String, DeviceStatus>,
@@ -461,6 +464,7 @@ fn source_status(
         readings: counts.readings,
         missed,
         line: report.as_ref().and_then(|report| report.line),
+        rounds_skipped: report.as_ref().and_then(|report| report.rounds_skipped),
         devices,
     }
 }
