@@ -16,6 +16,7 @@ mod health;
 mod i2c;
 mod listener;
 mod looking;
+mod modbus;
 mod outage;
 mod overload;
 mod receiver;

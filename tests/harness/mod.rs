@@ -13,6 +13,7 @@ pub mod cloud;
 pub mod disk;
 pub mod http;
 pub mod journal;
+pub mod modbus;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
