@@ -79,11 +79,29 @@ pub struct Settings {
     pub ask_again_us: u64,
     /// So many nodes are remembered; the one that was silent for longest is forgotten first.
     pub max_nodes: usize,
+    /// Whether records are confirmed.
+    pub confirm: Confirm,
+}
+
+/// Whether a host confirms records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// Once they are durable.
+    Durable,
+    /// Never: it looks at what comes, and a node keeps all of it for another host.
+    Never,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { session: 1, window: 1_024, time_every_us: 30_000_000, ask_again_us: 1_000_000, max_nodes: 64 }
+        Self {
+            session: 1,
+            window: 1_024,
+            time_every_us: 30_000_000,
+            ask_again_us: 1_000_000,
+            max_nodes: 64,
+            confirm: Confirm::Durable,
+        }
     }
 }
 
@@ -467,6 +485,11 @@ impl Core {
         }
         let Some(peer) = self.peer.as_ref().filter(|peer| peer.is_two_way()) else { return };
         let session = peer.session;
+        // Even a number that the node itself told may be that of a life before, if it says the same boot twice.
+        let acked = match self.settings.confirm {
+            Confirm::Durable => peer.durable(),
+            Confirm::Never => SampleSeq(0),
+        };
         if std::mem::take(&mut self.due.welcome) {
             let welcome = Welcome {
                 version: VERSION,
@@ -474,13 +497,13 @@ impl Core {
                 context: peer.context,
                 wall_us,
                 window: self.settings.window.clamp(1, MAX_WINDOW),
-                acked: peer.durable(),
+                acked,
             };
             say(Before::Unknown, Tag::WELCOME, &welcome, out);
             self.due.ack = false;
         }
-        if std::mem::take(&mut self.due.ack) {
-            say(Before::Frame, Tag::ACK, &Ack { session, up_to: peer.durable() }, out);
+        if std::mem::take(&mut self.due.ack) && self.settings.confirm == Confirm::Durable {
+            say(Before::Frame, Tag::ACK, &Ack { session, up_to: acked }, out);
         }
         if let Some(from) = self.due.resend.take() {
             self.due.resend_asked = Some((from, now.monotonic_us));

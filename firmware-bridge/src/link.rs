@@ -358,8 +358,10 @@ impl<'a, const RING: usize> Link<'a, RING> {
         match self.phase {
             Phase::Greeting { due_ms, .. } => self.settings.flow == Flow::OneWay && due_ms > 0 && is_there,
             Phase::Joined { window, .. } => {
-                let is_within = self.to_send <= self.acked.plus(u64::from(window));
-                self.to_send < self.ring.first() || (is_there && is_within)
+                // What was dropped is not on its way, whether or not the host has confirmed that.
+                let gone = self.ring.first().before();
+                let is_within = self.to_send <= self.acked.max(gone).plus(u64::from(window));
+                self.to_send <= gone || (is_there && is_within)
             }
         }
     }

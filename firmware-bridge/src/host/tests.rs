@@ -195,6 +195,42 @@ fn another_node_on_the_same_line_is_noticed_and_the_first_is_not_forgotten() {
 }
 
 #[test]
+fn a_host_that_only_looks_takes_nothing_from_another_one() {
+    let onlooker = || Host::new(Settings { session: 70, confirm: Confirm::Never, ..Settings::default() }, []);
+    let (mut agent, mut link) = (host(None), node("a", 1));
+    measure(&mut link, 2);
+    let (_, last) = talk(&mut agent, &mut link, 10);
+    agent.durable(&last.unwrap());
+    talk(&mut agent, &mut link, 11);
+    agent.disconnected();
+    measure(&mut link, 3);
+    let mut looking = onlooker();
+    let (got, last) = talk(&mut looking, &mut link, 20);
+    assert_eq!(got, [Got::Hello(1), Got::Sample(3), Got::Sample(4), Got::Sample(5)]);
+    // Not even by mistake, nor when the node sends all of it again.
+    looking.durable(&last.unwrap());
+    talk(&mut looking, &mut link, 30_000);
+    assert_eq!((link.unconfirmed(), looking.counts().repeated > 0), (3, true));
+    let (got, last) = talk(&mut agent, &mut link, 40_000);
+    assert_eq!(got, [Got::Sample(3), Got::Sample(4), Got::Sample(5)]);
+    agent.durable(&last.unwrap());
+    talk(&mut agent, &mut link, 40_001);
+    assert_eq!(link.unconfirmed(), 0);
+    // A node that says one boot twice, and has given more numbers in its second life before anybody notices.
+    let mut link = node("a", 1);
+    measure(&mut link, 30);
+    looking.disconnected();
+    talk(&mut looking, &mut link, 99_000);
+    assert_eq!(link.unconfirmed(), 30);
+    // What it gave up is declared to both.
+    measure(&mut link, 200);
+    let (got, _) = talk(&mut onlooker(), &mut link, 100_000);
+    assert!(matches!(got[1], Got::Gap(1, _, GapReason::Dropped)), "{got:?}");
+    let (again, _) = talk(&mut host(None), &mut link, 110_000);
+    assert_eq!(again, got);
+}
+
+#[test]
 fn what_cannot_be_stored_comes_again() {
     let (mut host, mut link) = (host(None), node("a", 1));
     measure(&mut link, 3);

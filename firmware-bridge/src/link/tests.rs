@@ -146,12 +146,14 @@ fn what_was_dropped_is_declared_before_what_follows() {
     (1..=40).for_each(|count| measure(&mut node, count));
     let first = 41 - node.unconfirmed();
     assert_eq!(node.counts().dropped, first - 1);
-    assert_eq!(sent(&mut node, 10), [Sent::Dropped(first - 1)], "the window is full until that is confirmed");
+    let next = |after: u64| Sent::Next(u16::try_from(first + after).unwrap());
+    let sent_at_10 = sent(&mut node, 10);
+    assert_eq!(sent_at_10[..2], [Sent::Dropped(first - 1), Sent::Record(first)]);
+    assert_eq!(sent_at_10[2..], [next(1), next(2), next(3)], "the window is full; what is gone is not in it");
     ack(&mut node, 20, first - 1);
-    assert_eq!(
-        sent(&mut node, 20)[..2],
-        [Sent::Record(first), Sent::Next(u16::try_from(first).unwrap() + 1)]
-    );
+    assert_eq!(sent(&mut node, 20), [], "as full as before");
+    ack(&mut node, 20, first);
+    assert_eq!(sent(&mut node, 20), [next(4)]);
 }
 
 #[test]
