@@ -9,6 +9,7 @@ mod logging;
 pub mod passwd;
 pub mod receive;
 mod run;
+pub mod serial;
 pub mod status;
 mod store;
 
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::chain;
+use crate::clock::Clock;
 use crate::config::{LogFormat, LogSettings};
 
 /// Threads that run tasks. The work is small; on a gateway with four cores two are left to others.
@@ -53,6 +55,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    #[command(subcommand)]
+    Serial(serial::Command),
     /// Look at the store while no agent uses it: verify it, write its records out, make the file smaller
     #[command(subcommand)]
     Store(store::Command),
@@ -154,6 +158,11 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
             let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
             let mut out = std::io::stdout();
             runtime()?.block_on(status::run(&args, &config.admin, &mut out)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Serial(command) => {
+            let mut out = std::io::stdout();
+            runtime()?
+                .block_on(async { serial::run(&command, Clock::system(), &on_signal()?, &mut out).await })
         }
         Command::Store(command) => store::run(&command),
         Command::DeadLetters(command) => dead_letters(&command),

@@ -316,10 +316,6 @@ impl Table {
 /// `text` with control characters, and those that turn the direction of writing, as visible escapes.
 #[must_use]
 pub fn shown(text: &str) -> Cow<'_, str> {
-    let is_odd = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
     if !text.contains(is_odd) {
         return Cow::Borrowed(text);
     }
@@ -328,6 +324,12 @@ pub fn shown(text: &str) -> Cow<'_, str> {
         if is_odd(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     Cow::Owned(out)
+}
+
+/// True for control characters and those that turn the direction of writing.
+pub(crate) fn is_odd(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `12345678` as `12 345 678`.

@@ -312,7 +312,7 @@ impl Speaker {
 }
 
 /// The names of the channels, made unique: a reading has no two fields of one name.
-fn unique_names(node: &Node) -> Vec<Box<str>> {
+pub(crate) fn unique_names(node: &Node) -> Vec<Box<str>> {
     let mut taken: HashSet<Box<str>> = HashSet::new();
     let unique = node.channels.iter().enumerate().map(|(channel, of)| {
         let given: Box<str> =

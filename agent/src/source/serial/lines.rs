@@ -8,7 +8,7 @@ const NOISE: usize = 4;
 
 /// Cuts a stream of bytes into lines, which end with LF, CR or both.
 #[derive(Debug)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     max_bytes: usize,
     line: Vec<u8>,
     /// Bytes of the line beyond the longest.
@@ -28,7 +28,7 @@ enum Skip {
 
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looks {
+pub(crate) enum Looks {
     /// Like text.
     Text,
     /// Like a line at another speed.
@@ -37,7 +37,7 @@ pub(super) enum Looks {
 
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'s> {
+pub(crate) enum Piece<'s> {
     /// A line without its end, never empty. One that is too long is cut behind the first byte too many.
     Line(&'s [u8], Looks),
     /// So many bytes that are no line.
@@ -46,12 +46,12 @@ pub(super) enum Piece<'s> {
 
 impl Splitter {
     /// For lines of at most `max_bytes`.
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, line: Vec::new(), beyond: 0, is_handed_out: false, skip: Skip::No }
     }
 
     /// The port was opened: what came before is gone, and if it may begin anywhere, so is what comes up to the first end of a line.
-    pub(super) fn begin(&mut self, beginning: Beginning) {
+    pub(crate) fn begin(&mut self, beginning: Beginning) {
         self.line.clear();
         self.beyond = 0;
         self.skip = match beginning {
@@ -68,7 +68,7 @@ impl Splitter {
     }
 
     /// Takes bytes off the beginning of `input` up to the end of a line; `None` when they are used up.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<Piece<'_>> {
+    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Option<Piece<'_>> {
         loop {
             if std::mem::take(&mut self.is_handed_out) {
                 self.line.clear();
@@ -99,7 +99,7 @@ impl Splitter {
 }
 
 /// Bytes that no line of text has: not UTF-8, or control characters.
-fn odd_bytes(mut line: &[u8]) -> usize {
+pub(crate) fn odd_bytes(mut line: &[u8]) -> usize {
     let is_control =
         |text: &str| text.bytes().filter(|byte| byte.is_ascii_control() && *byte != b'\t').count();
     let mut odd = 0;

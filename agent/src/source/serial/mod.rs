@@ -26,6 +26,8 @@ pub mod simulated;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bridge::unique_names;
+pub(crate) use lines::{Looks, Piece, Splitter, odd_bytes};
 pub use settings::{Protocol, Settings};
 
 use self::reporter::Reporter;
