@@ -1,12 +1,14 @@
 //! `holdfast demo`: everything in one process, on the loopback, in a folder that is removed at the end.
 //!
 //! ```text
-//! sensors (MQTT) -> the agent's own listener -> store, windows -> HTTP -> receiver (the cloud)
+//! sensors (MQTT) -> the agent's own listener ─┬─> store, windows -> HTTP -> receiver (the cloud)
+//! node (frames) -> pty, the serial source ────┘
 //! ```
 //!
 //! At the end three witnesses are compared: what the sensors saw acknowledged, the agent's books, and the receiver's files.
 
 mod agent;
+mod node;
 mod screen;
 mod sensors;
 mod signals;
@@ -31,13 +33,18 @@ use crate::receive::{self, Behaviour, Outage};
 use crate::store::Books;
 use crate::stream::{Seq, Stream};
 use crate::wire;
-use agent::Running;
+use agent::{Running, SERIAL};
+use node::{NODE, Plug, Wired};
 use screen::{Glance, Kind, Phase, Screen};
 use sensors::{Fleet, Plan, Tally};
 use verdict::{Received, Verdict};
 
 /// The demo agent's id.
 const AGENT: &str = "demo";
+/// The node is unplugged for this long, or for a third of a shorter run.
+const UNPLUGGED: Duration = Duration::from_secs(3);
+/// That is in the middle of the outage, or of the run; of one without an end it begins after this.
+const UNPLUGGED_AFTER: Duration = Duration::from_secs(10);
 /// The line is redrawn, and the outage begun and ended, this often.
 const TICK: Duration = Duration::from_millis(250);
 /// The outage begins after this, or after a third of a shorter run.
@@ -47,7 +54,7 @@ const SETTLED_AFTER: Duration = Duration::from_millis(2_500);
 /// What is not delivered by then counts as off.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// See it work: simulated sensors, the agent, a receiver that plays the cloud, and the status page, in one process.
+/// See it work: simulated sensors, a sensor node on a serial line, the agent, a receiver that plays the cloud, and the status page, in one process.
 ///
 /// Nothing leaves this machine, nothing needs to be installed, and the files are removed at the end. When the time is
 /// over (or on Ctrl-C) the sensors stop, the agent delivers what it holds, and the books of all three are compared: exit 0
@@ -88,6 +95,18 @@ impl Args {
         let begin = self.duration.map_or(OUTAGE_AFTER, |duration| OUTAGE_AFTER.min(duration / 3));
         self.cloud_outage.map(|outage| (begin, begin + outage))
     }
+
+    /// When the node is unplugged and plugged in again, counted from the start.
+    fn unplugged(&self) -> (Duration, Duration) {
+        let length = self.duration.map_or(UNPLUGGED, |duration| UNPLUGGED.min(duration / 3));
+        let middle = match (self.outage(), self.duration) {
+            (Some((begin, end)), _) => (begin + end) / 2,
+            (None, Some(duration)) => duration / 2,
+            (None, None) => UNPLUGGED_AFTER + length / 2,
+        };
+        let begin = middle.saturating_sub(length / 2);
+        (begin, begin + length)
+    }
 }
 
 /// Runs until `--duration` is over or `stop`, then delivers, compares and cleans up.
@@ -116,13 +135,14 @@ async fn show<W: Write>(
     let (stop_cloud, mut cloud) = (CancellationToken::new(), JoinSet::new());
     cloud.spawn(receiver.run(stop_cloud.clone()));
 
-    let config = config(&folder.0, free_admin(args.listen_admin), cloud_address);
+    let node = Wired::start(&folder.0, args.seed).context("cannot give the node a port")?;
+    let config = config(&folder.0, free_admin(args.listen_admin), node.path(), cloud_address);
     let running = start(config).await.context("cannot start the agent")?;
     let plan = Plan { sensors: args.sensors, rate: args.rate, seed: args.seed };
     let fleet = Fleet::start(plan, running.direct);
-    screen.say(&introduction(args, &running, cloud_address, &folder.0))?;
+    screen.say(&introduction(args, &running, node.path(), cloud_address, &folder.0))?;
 
-    let mut stage = Stage { running, fleet, outage, screen, start: Clock::system().monotonic() };
+    let mut stage = Stage { running, fleet, node, outage, screen, start: Clock::system().monotonic() };
     stage.measure(args, &stop).await?;
     let (sensors, books) = stage.drain().await?;
     stop_cloud.cancel();
@@ -139,13 +159,14 @@ async fn show<W: Write>(
 struct Stage<'s, W> {
     running: Running,
     fleet: Fleet,
+    node: Wired,
     outage: Outage,
     screen: &'s mut Screen<W>,
     start: Instant,
 }
 
 impl<W: Write> Stage<'_, W> {
-    /// Until the time is over or `stop`; then the cloud is back, whatever was planned.
+    /// Until the time is over or `stop`; then the cloud and the node are back, whatever was planned.
     async fn measure(&mut self, args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(TICK);
         loop {
@@ -159,18 +180,22 @@ impl<W: Write> Stage<'_, W> {
             }
             let cut_off = args.outage().is_some_and(|(begin, end)| (begin..end).contains(&elapsed));
             self.set_cloud(if cut_off { Behaviour::Unreachable } else { Behaviour::Normal })?;
-            self.show(Phase::Measuring)?;
+            let (begin, end) = args.unplugged();
+            self.set_node(if (begin..end).contains(&elapsed) { Plug::Out } else { Plug::In })?;
+            self.show(Phase::Measuring).await?;
         }
+        self.set_node(Plug::In)?;
         self.set_cloud(Behaviour::Normal)
     }
 
-    /// Stops the sensors, lets the agent deliver what it holds, and stops it. What each sensor did, and the last books.
+    /// Stops the sensors and the node, lets the agent deliver what it holds, and stops it. What each sensor did, and the last books.
     async fn drain(mut self) -> anyhow::Result<(Vec<(String, Tally)>, Arc<Books>)> {
-        self.show(Phase::Draining)?;
+        self.show(Phase::Draining).await?;
         let deadline = self.start.elapsed() + DRAIN_DEADLINE;
         let mut settled_since = self.start.elapsed();
         let mut appended = Vec::new();
-        let sensors = self.fleet.stop().await;
+        let mut sensors = self.fleet.stop().await;
+        sensors.push((NODE.to_owned(), self.node.stop().await));
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
@@ -181,7 +206,7 @@ impl<W: Write> Stage<'_, W> {
                 settled_since = elapsed;
                 appended = now;
             }
-            self.show(Phase::Draining)?;
+            self.show(Phase::Draining).await?;
             if elapsed >= settled_since + SETTLED_AFTER || elapsed >= deadline {
                 break;
             }
@@ -206,20 +231,31 @@ impl<W: Write> Stage<'_, W> {
         Ok(())
     }
 
-    fn show(&mut self, phase: Phase) -> anyhow::Result<()> {
+    fn set_node(&mut self, plug: Plug) -> anyhow::Result<()> {
+        if self.node.plug(plug).context("cannot plug in the node")? {
+            self.screen.say(match plug {
+                Plug::Out => "-- the node is unplugged: it goes on measuring, and keeps everything",
+                Plug::In => "-- the node is plugged in again: it delivers what it kept",
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, phase: Phase) -> anyhow::Result<()> {
         anyhow::ensure!(self.running.books.has_changed().is_ok(), "the agent has ended by itself");
         let books = self.books();
         let readings = books.sinks.values().filter_map(|sink| sink.streams.get(&Stream::Readings));
         let next = books.stream(Stream::Readings).next;
         let glance = Glance {
             elapsed: self.start.elapsed(),
-            acked: self.fleet.total().acked,
+            acked: self.fleet.total().acked + self.node.tally().await.acked,
             stored: next.0 - 1,
             delivered: readings.clone().map(|ledger| ledger.delivered).sum(),
             pending: readings.map(|ledger| ledger.pending(next)).sum(),
             windows: books.stream(Stream::Windows).appended(),
             sink: self.running.sink.borrow().state,
             cloud: self.outage.behaviour(),
+            serial: self.running.serial.borrow().state,
             phase,
         };
         Ok(self.screen.progress(&glance)?)
@@ -239,7 +275,8 @@ fn pending(books: &Books) -> u64 {
 }
 
 /// The demo agent's configuration: what an operator would write.
-fn config(folder: &Path, admin: SocketAddr, cloud: SocketAddr) -> String {
+fn config(folder: &Path, admin: SocketAddr, port: &Path, cloud: SocketAddr) -> String {
+    let port = quoted(&port.to_string_lossy());
     let data_dir = quoted(&folder.join("agent").to_string_lossy());
     let fields: Vec<String> = signals::MEASURED.into_iter().map(quoted).collect();
     let fields = fields.join(", ");
@@ -258,6 +295,11 @@ listen = "127.0.0.1:0"
 [[sources.direct.subscribe]]
 topic = "demo/{{area}}/{{device}}"
 time = "/ts"
+
+[sources.{SERIAL}]
+type = "serial"
+path = {port}
+protocol = "bridge"
 
 [windows.ten_seconds]
 size = "10s"
@@ -294,18 +336,20 @@ fn free_admin(asked: Option<SocketAddr>) -> SocketAddr {
     }
 }
 
-fn introduction(args: &Args, running: &Running, cloud: SocketAddr, folder: &Path) -> String {
+fn introduction(args: &Args, running: &Running, port: &Path, cloud: SocketAddr, folder: &Path) -> String {
     let page = running.admin.map_or_else(|| "nowhere".to_owned(), |address| format!("http://{address}/"));
     let end = args.duration.map_or_else(|| "with Ctrl-C".to_owned(), |after| format!("after {after:?}"));
     format!(
-        "Holdfast demo: {} sensors -> MQTT -> agent -> HTTP -> receiver, all of it here\n\
+        "Holdfast demo: {} sensors -> MQTT, 1 node -> serial line -> agent -> HTTP -> receiver, all of it here\n\
          \x20 status page  {page}\n\
          \x20 listener     mqtt://{} (publish JSON to demo/AREA/DEVICE with QoS 1, if you like)\n\
+         \x20 serial line  {} (a microcontroller's firmware, in this process)\n\
          \x20 receiver     http://{cloud}/\n\
          \x20 files        {} (removed at the end)\n\
          \x20 ends         {end}\n",
         args.sensors,
         running.direct,
+        port.display(),
         folder.display(),
     )
 }
@@ -316,7 +360,7 @@ fn ending(verdict: &Verdict, sensors: &[(String, Tally)], received: &Received) -
     let Verdict { table, faults } = verdict;
     if faults.is_empty() {
         return format!(
-            "\n{table}\nbooks balanced: {acked} messages acknowledged to the sensors, {there} readings in the receiver's \
+            "\n{table}\nbooks balanced: {acked} messages acknowledged to the sensors and the node, {there} readings in the receiver's \
              files, each once"
         );
     }

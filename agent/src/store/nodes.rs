@@ -89,7 +89,7 @@ impl Missed {
 
 impl Nodes {
     /// Does what `change` says, in the commit of that number.
-    pub(super) fn apply(&mut self, change: &NodeChange, commit: u64) {
+    pub(crate) fn apply(&mut self, change: &NodeChange, commit: u64) {
         let node = self.0.entry(change.id.clone()).or_default();
         // It replaces what was there: a node that was reset numbers its records anew.
         node.position = change.position;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::forward;
 use crate::receive::Behaviour;
+use crate::source;
 
 /// Away from a terminal, a line each time this has passed.
 const PLAIN_PERIOD: Duration = Duration::from_secs(2);
@@ -81,6 +82,8 @@ pub(super) struct Glance {
     pub(super) windows: u64,
     pub(super) sink: forward::State,
     pub(super) cloud: Behaviour,
+    /// How the line to the node is.
+    pub(super) serial: source::State,
     pub(super) phase: Phase,
 }
 
@@ -106,6 +109,10 @@ impl fmt::Display for Glance {
             Behaviour::Normal => "",
             Behaviour::Unavailable | Behaviour::Unreachable => ", OUTAGE",
         };
+        let serial = match self.serial {
+            source::State::Unplugged => " | node unplugged",
+            _ => "",
+        };
         let phase = match self.phase {
             Phase::Measuring => "",
             Phase::Draining => " | draining",
@@ -113,7 +120,7 @@ impl fmt::Display for Glance {
         write!(
             f,
             "{:>3}:{:02} | acked {acked:>6} | stored {stored:>6} | delivered {delivered:>6} | pending {pending:>5} | \
-             windows {windows:>5} | cloud {sink}{cloud}{phase}",
+             windows {windows:>5} | cloud {sink}{cloud}{serial}{phase}",
             seconds / 60,
             seconds % 60,
         )

@@ -109,7 +109,8 @@ pub(super) enum Measure {
     Word(&'static str),
 }
 
-type Fields = Vec<(&'static str, Measure)>;
+/// The values of a sample, by name.
+pub(super) type Fields = Vec<(&'static str, Measure)>;
 
 impl Device {
     /// The device with that index; its kind and its name follow from it.
@@ -170,7 +171,7 @@ impl Device {
     }
 
     /// What it measures `at_s` seconds into the demo; times do not go back.
-    fn sample(&mut self, at_s: f64) -> Fields {
+    pub(super) fn sample(&mut self, at_s: f64) -> Fields {
         let passed_s = (at_s - self.at_s).max(0.0);
         self.at_s = at_s;
         let health = self.advance_health(passed_s);

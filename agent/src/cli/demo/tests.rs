@@ -1,14 +1,20 @@
-//! The demo with an agent of fifty lines: a listener that acknowledges, a list, and a loop that posts it.
+//! The demo with an agent of a hundred lines: a listener and a serial line that are acknowledged, a list, and a loop that posts it.
 
 use std::sync::Mutex;
+
+use firmware_bridge::host::{Happening, Host, Now};
+use firmware_bridge::value::Value;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::*;
 use crate::forward;
+use crate::source::{self, State, port};
 use crate::store::ledger::{Ledger, SinkBooks};
+use crate::store::nodes::{Missed, NodeChange, NodeId, NodePosition};
 
 /// What the small agent holds: device and payload of each reading, in order.
 type Held = Arc<Mutex<Vec<(String, String)>>>;
@@ -46,6 +52,50 @@ async fn serve(mut client: TcpStream, held: Held) -> std::io::Result<()> {
             12 => client.write_all(&[0xd0, 0]).await?,
             _ => return Ok(()),
         }
+    }
+}
+
+/// Takes what the node at `path` says, whenever it is plugged in.
+async fn serve_node(path: PathBuf, held: Held, report: watch::Sender<source::Report>) {
+    let mut host = Host::new(firmware_bridge::host::Settings::default(), []);
+    let clock = Clock::system();
+    let start = clock.monotonic();
+    let now = || Now {
+        monotonic_us: u64::try_from(start.elapsed().as_micros()).unwrap(),
+        wall_us: clock.wall().0,
+        is_synced: true,
+    };
+    let settings = port::Settings::at(port::Place::Path(path));
+    loop {
+        report.send_modify(|report| report.state = State::Unplugged);
+        let Ok(mut opened) = port::open(&settings).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        report.send_modify(|report| report.state = State::Connected);
+        let mut buffer = [0; 1_024];
+        loop {
+            let mut out = Vec::new();
+            host.transmit(&now(), &mut out);
+            if opened.stream.write_all(&out).await.is_err() {
+                break;
+            }
+            let mut bytes = match timeout(Duration::from_millis(50), opened.stream.read(&mut buffer)).await {
+                Ok(Ok(count)) if count > 0 => &buffer[..count],
+                Ok(_) => break,
+                Err(_) => continue,
+            };
+            let mut last = None;
+            while let Some(happening) = host.next(&mut bytes, &now()) {
+                if let Happening::Sample(sample) = happening {
+                    let Value::Int(n) = sample.values.as_slice()[0] else { panic!("n is a number") };
+                    held.lock().unwrap().push((NODE.to_owned(), format!("{{\"n\":{n}}}")));
+                    last = Some(sample.position);
+                }
+            }
+            last.iter().for_each(|position| host.durable(position));
+        }
+        host.disconnected();
     }
 }
 
@@ -92,6 +142,9 @@ async fn small_agent(config: String) -> anyhow::Result<Running> {
     let (told, books_seen) = watch::channel(Arc::new(books(0, 0)));
     let (report, sink) = watch::channel(forward::Report::default());
     let mut tasks = JoinSet::new();
+    let port = config["sources"][SERIAL]["path"].as_str().unwrap().into();
+    let (serial_report, serial) = watch::channel(source::Report::default());
+    tasks.spawn(serve_node(port, Arc::clone(&held), serial_report));
     let clients = Arc::clone(&held);
     tasks.spawn(async move {
         loop {
@@ -114,13 +167,13 @@ async fn small_agent(config: String) -> anyhow::Result<Running> {
         tasks.shutdown().await;
         Ok(())
     });
-    Ok(Running { direct, admin: None, books: books_seen, sink, stop })
+    Ok(Running { direct, admin: None, books: books_seen, sink, serial, stop })
 }
 
 fn args() -> Args {
     Args {
-        duration: Some(Duration::from_millis(1_500)),
-        cloud_outage: Some(Duration::from_millis(500)),
+        duration: Some(Duration::from_millis(3_000)),
+        cloud_outage: Some(Duration::from_millis(1_000)),
         sensors: 4,
         rate: 200,
         seed: 1,
@@ -135,7 +188,17 @@ async fn an_outage_is_shown_and_the_books_balance_at_the_end() {
     let verdict = show(&args(), CancellationToken::new(), &mut screen, small_agent).await.unwrap();
     let out = String::from_utf8(out).unwrap();
     assert_eq!(verdict.faults, Vec::<String>::new(), "{out}");
-    for expected in ["cut off", "OUTAGE", "cloud retrying", "cloud is back", "draining", "books balanced: "] {
+    for expected in [
+        "cut off",
+        "OUTAGE",
+        "cloud retrying",
+        "cloud is back",
+        "the node is unplugged",
+        "| node unplugged",
+        "plugged in again",
+        "draining",
+        "books balanced: ",
+    ] {
         assert!(out.contains(expected), "{expected} is not in {out}");
     }
     let acked = out.split("books balanced: ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
@@ -190,6 +253,15 @@ fn whatever_is_off_is_named() {
     check(|world| world.1 = self::books(3, 2), "1 still to be delivered");
     let ledger: fn(&mut World) -> &mut Ledger =
         |world| world.1.sinks.get_mut("cloud").unwrap().streams.get_mut(&Stream::Readings).unwrap();
+    check(
+        |world| {
+            let id = NodeId { source: SERIAL.into(), node: NODE.into() };
+            let position = NodePosition { boot: 1, seq: 3, ..NodePosition::default() };
+            let missed = Missed { dropped: 2, ..Missed::default() };
+            world.1.nodes.apply(&NodeChange { id, position, missed }, 1);
+        },
+        "press-1: 2 samples were given up",
+    );
     let mut world = all_well();
     ledger(&mut world).delivered = 2;
     assert!(verdict::judge(&world.0, &world.1, &world.2).faults[0].contains("appended is not"));

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::agent::SERIAL;
 use super::sensors::Tally;
 use crate::store::Books;
 use crate::stream::Stream;
@@ -129,6 +130,12 @@ pub(super) fn judge(sensors: &[(String, Tally)], books: &Books, received: &Recei
         }
     }
     judge_sensors(sensors, received, &mut faults);
+    for (name, node) in books.nodes.of(SERIAL) {
+        let missed = node.missed.total();
+        if missed > 0 {
+            faults.push(format!("{name}: {missed} samples were given up before they arrived"));
+        }
+    }
     if received.unexplained > 0 {
         faults.push(format!("{} numbers are missing at the receiver, unexplained", received.unexplained));
     }

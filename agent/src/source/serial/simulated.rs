@@ -54,6 +54,7 @@ enum Command {
     /// Another life, with that boot counter.
     Reset(u32),
     Sample(u64),
+    Rest,
     /// Asks how many records the host does not have yet, and how many were taken in this life.
     Count(Sender<(u64, u64)>),
 }
@@ -100,6 +101,11 @@ impl Node {
     /// Takes so many samples at once.
     pub fn sample(&self, count: u64) {
         self.tell(Command::Sample(count));
+    }
+
+    /// From now on it takes no samples by itself.
+    pub fn rest(&self) {
+        self.tell(Command::Rest);
     }
 
     /// How many records the host has not acknowledged yet, and how many samples this life has taken; `None` if the thread is gone.
@@ -199,6 +205,7 @@ impl Worker {
                 }
             }
             Command::Sample(count) => (0..count).for_each(|_| self.sample()),
+            Command::Rest => self.settings.interval = Duration::ZERO,
             Command::Count(answer) => drop(answer.send((self.link.unconfirmed(), self.taken))),
         }
     }
