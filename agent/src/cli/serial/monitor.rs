@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use super::viewer::{Speech, Viewer};
 use crate::causes::chain;
 use crate::clock::{Clock, until};
 use crate::reading::ClockState;
-use crate::source::port::{self, Place, Port, Trouble};
+use crate::source::port::{self, Duplex, Place, Port, Trouble};
 
 /// Silence and leftovers are looked after this often.
 const TICK: Duration = Duration::from_millis(200);
@@ -153,8 +153,21 @@ impl<'m, W: Write> Monitor<'m, W> {
         end: Option<Instant>,
         stop: &CancellationToken,
     ) -> Result<Result<Ending, Trouble>, Failure> {
-        let place = &self.args.at;
         let (mut reader, mut writer) = tokio::io::split(port.stream);
+        let ended = self.look(&mut reader, &mut writer, end, stop).await;
+        // What a line does not take would hold up the end.
+        reader.unsplit(writer).forget_output();
+        ended
+    }
+
+    async fn look(
+        &mut self,
+        reader: &mut ReadHalf<Box<dyn Duplex>>,
+        writer: &mut WriteHalf<Box<dyn Duplex>>,
+        end: Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<Result<Ending, Trouble>, Failure> {
+        let place = &self.args.at;
         let (mut buffer, mut to_send, mut seen) = (vec![0; READ_BYTES], Vec::new(), Vec::new());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
