@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::chain;
@@ -115,6 +115,12 @@ struct ConfigFile {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/holdfast.toml")]
     config: PathBuf,
+}
+
+/// All commands with their options, as manual pages and completions are made of.
+#[must_use]
+pub fn description() -> clap::Command {
+    Arguments::command()
 }
 
 /// The program.
