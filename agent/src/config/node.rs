@@ -1,5 +1,6 @@
 //! What concerns the agent as a whole: `[agent]`, `[admin]`, `[log]`, `[store]`, `[streams]`, `[dead_letters]`.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::{status, store};
 const DEFAULT_DATA_DIR: &str = "/var/lib/holdfast";
 /// `admin.listen` where the operator does not say: this host alone.
 const DEFAULT_ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9550);
+/// Where the service of that folder has its admin socket. Commands are run in a shell, where systemd has set no variable.
+const SERVICE_RUNTIME_DIR: &str = "/run/holdfast";
 /// The name of the admin socket in its folder.
 const SOCKET_NAME: &str = "admin.sock";
 /// What a name or id looks like.
@@ -157,7 +160,15 @@ pub(super) fn admin(root: &Section<'_, '_>, data_dir: &Path) -> status::Settings
 }
 
 fn default_socket(section: &Section<'_, '_>, data_dir: &Path) -> PathBuf {
-    let folder = first_folder(section.report, "RUNTIME_DIRECTORY").unwrap_or_else(|| data_dir.to_owned());
+    let environment = section.report.environment;
+    let is_of_service = || {
+        let found = environment.look(Path::new(SERVICE_RUNTIME_DIR));
+        let is_folder = found.is_err_and(|error| error.kind() == io::ErrorKind::IsADirectory);
+        is_folder && data_dir == Path::new(DEFAULT_DATA_DIR)
+    };
+    let folder = first_folder(section.report, "RUNTIME_DIRECTORY")
+        .or_else(|| is_of_service().then(|| PathBuf::from(SERVICE_RUNTIME_DIR)))
+        .unwrap_or_else(|| data_dir.to_owned());
     let socket = folder.join(SOCKET_NAME);
     if is_too_long(&socket) {
         let place = Place { key: section.path("socket"), span: section.place.span.clone() };

@@ -20,6 +20,7 @@ pub(super) struct Bench {
     pub(super) variables: BTreeMap<String, String>,
     pub(super) files: BTreeMap<PathBuf, Vec<u8>>,
     pub(super) locked: Vec<PathBuf>,
+    pub(super) folders: Vec<PathBuf>,
 }
 
 impl Bench {
@@ -42,6 +43,9 @@ impl Environment for Bench {
     }
 
     fn look(&self, path: &Path) -> io::Result<()> {
+        if self.folders.iter().any(|folder| folder == path) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         self.read(path).map(drop)
     }
 
@@ -180,6 +184,15 @@ fn systemd_names_the_folders() {
     let config = parse("", "h.toml", &bench).unwrap().config;
     assert_eq!(config.store.data_dir, Path::new("/s"));
     assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/r/admin.sock")));
+}
+
+#[test]
+fn a_shell_finds_the_socket_of_the_service() {
+    let mut bench = Bench::named();
+    bench.folders.push("/run/holdfast".into());
+    let socket = |text| parse(text, "h.toml", &bench).unwrap().config.admin.socket.unwrap();
+    assert_eq!(socket(""), Path::new("/run/holdfast/admin.sock"));
+    assert_eq!(socket("[agent]\ndata_dir = \"/srv/h\""), Path::new("/srv/h/admin.sock"), "another agent's");
 }
 
 #[test]
