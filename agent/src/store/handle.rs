@@ -213,7 +213,8 @@ impl Store {
         Self::reader_of(data_dir)?.map(|reader| reader.dead_letters(0, usize::MAX)).transpose()
     }
 
-    /// For reading a store that no agent has open; `None` if one has. Blocks.
+    /// For reading a store that no agent has open; `None` if one has, or if the store is not for whoever runs this: a member of
+    /// the service's group, say, who may only ask the agent. Blocks.
     ///
     /// # Errors
     /// If there is no store in `data_dir`, or it cannot be read.
@@ -221,6 +222,9 @@ impl Store {
         match File::open_existing(data_dir) {
             Ok(file) => Ok(Some(Reader::new(Arc::new(file)))),
             Err(Error::InUse { .. }) => Ok(None),
+            Err(Error::Directory { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
