@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -98,10 +98,13 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
         let mut new = File::create_new(&beside)?;
         let mode = before.as_ref().map_or(NEW_FILE_MODE, |before| before.permissions().mode());
         new.set_permissions(fs::Permissions::from_mode(mode))?;
-        if let Some(before) = &before {
-            // Only root may give files away; whoever may not owns it anyway.
-            std::os::unix::fs::fchown(&new, Some(before.uid()), Some(before.gid())).ok();
-        }
+        // Only root may give files away; whoever may not owns it anyway.
+        match (&before, fs::metadata(file.parent().unwrap_or(&file))) {
+            (Some(before), _) => fchown(&new, Some(before.uid()), Some(before.gid())).ok(),
+            // A new one in the service's folder is for the service, although root writes it.
+            (None, Ok(folder)) => fchown(&new, None, Some(folder.gid())).ok(),
+            (None, Err(_)) => None,
+        };
         new.write_all(text.as_bytes())?;
         new.sync_all()?;
         fs::rename(&beside, &file)?;
@@ -186,6 +189,21 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&file).unwrap(), "a = \"2\"\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_new_file_belongs_to_the_group_of_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        // Only root may give a folder to any group; everybody else has one group at least.
+        let group = fs::metadata(dir.path()).unwrap().gid();
+        let other = if fchown(File::open(dir.path()).unwrap(), None, Some(group + 1)).is_ok() {
+            group + 1
+        } else {
+            group
+        };
+        let file = dir.path().join("users.toml");
+        replace(&file, "a = \"1\"\n").unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().gid(), other);
     }
 
     #[test]

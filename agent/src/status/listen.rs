@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
@@ -20,6 +20,8 @@ use super::http::Error;
 
 /// Connections served at once; further ones wait in the system's queue. A page, two scrapers and some curious people are ten.
 pub(crate) const MAX_CONNECTIONS: usize = 32;
+/// Connections that the system keeps for us until we accept them.
+const BACKLOG: u32 = 128;
 /// How long a new connection may take until its first answer begins.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a further answer: above the usual scrape interval of a minute.
@@ -145,7 +147,8 @@ impl Drop for SocketFile {
 
 /// Binds a socket at `path` that owner and group may use (0660). A file that nobody listens at any more is replaced.
 ///
-/// It is made under another name and renamed, so that it is never there with wider permissions, nor missing.
+/// Nobody can connect before its permissions are set, because it does not listen before. It is made under another name and renamed,
+/// so that it is never missing.
 pub(crate) async fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
     check_free(path).await?;
     let fault = |source| Error::Socket { path: path.to_owned(), source };
@@ -156,8 +159,10 @@ pub(crate) async fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error)),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(&fresh).map_err(fault)?;
+    let socket = UnixSocket::new_stream().map_err(fault)?;
+    socket.bind(&fresh).map_err(fault)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660)).map_err(fault)?;
+    let listener = socket.listen(BACKLOG).map_err(fault)?;
     let inode = fs::symlink_metadata(&fresh).map_err(fault)?.ino();
     fs::rename(&fresh, path).map_err(fault)?;
     Ok((listener, SocketFile { path: path.to_owned(), inode }))

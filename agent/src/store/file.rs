@@ -4,7 +4,8 @@
 //! database is dropped and opened again; after a panic on a damaged page the same is the safe thing to do. Both are
 //! [`File::reopen`].
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -31,6 +32,10 @@ pub(super) const DEAD_LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition
 const CACHE_BYTES: usize = 4 << 20;
 /// The file's name in the data directory.
 pub(super) const FILE_NAME: &str = "store.redb";
+/// Who may read the file, which holds all that devices said: its owner.
+const FILE_MODE: u32 = 0o600;
+/// The data directory, where we make it: as systemd makes it, since the group may use the admin socket, which may lie in it.
+const DIR_MODE: u32 = 0o750;
 
 /// The table of a stream.
 pub(super) fn table(stream: Stream) -> TableDefinition<'static, u64, &'static [u8]> {
@@ -302,7 +307,14 @@ impl File {
 /// # Errors
 /// If it cannot be made.
 pub fn make_dir(dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::Directory { path: dir.to_owned(), source })
+    let fault = |source| Error::Directory { path: dir.to_owned(), source };
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent).map_err(fault)?;
+    }
+    match DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.map_err(fault),
+    }
 }
 
 /// Makes the file under another name first: a power cut while redb writes its first pages leaves a file that does not open. `fill`
@@ -314,6 +326,8 @@ pub(super) fn create(path: &Path, fill: impl FnOnce(&File) -> Result<(), Error>)
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
+    // Before redb opens it: it would leave the permissions to the umask, and what devices say is not everyone's.
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary).map_err(io)?;
     let database = builder().create(&temporary).map_err(|error| open_error(error, &temporary))?;
     make_tables(&database)?;
     let file = File { medium: Medium::File(temporary.clone()), database: RwLock::new(Some(database)) };
@@ -413,4 +427,26 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("an unknown place")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_for_the_owner_alone() {
+        let outside = tempfile::tempdir().unwrap();
+        let dir = outside.path().join("var").join("holdfast");
+        drop(File::open(&dir, |_| {}).unwrap());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&dir.join(FILE_NAME)), FILE_MODE);
+        assert_eq!(mode(&dir) & 0o027, 0, "the group may pass, others may not");
+
+        // An operator's own choice stays.
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        drop(File::open(&dir, |_| {}).unwrap());
+        assert_eq!(mode(&dir), 0o755);
+    }
 }
