@@ -151,6 +151,27 @@ async fn what_no_subscription_takes_is_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_cut_off_again_and_again_do_not_fill_the_log() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (cloud, port) = (Cloud::start().await, harness::free_port());
+    let mut agent = Agent::new(HOLDFAST, &format!("{STORE}{}{}", listener(port), cloud.sink(BATCH)));
+    agent.start().await;
+    for _ in 0..200 {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        // A CONNECT of the client "x", and then a SUBACK, which no client may send.
+        socket.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01x\x90\x03\0\x01\0").await.unwrap();
+        let mut answer = Vec::new();
+        // Closed or reset, either way it is over.
+        drop(socket.read_to_end(&mut answer).await);
+    }
+    let log = agent.log();
+    let lines = log.matches("a client was cut off").count();
+    assert!((20..100).contains(&lines), "{lines} lines");
+    assert_eq!(log.matches("more often than is logged").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_are_asked_for_their_passwords() {
     let (cloud, port) = (Cloud::start().await, harness::free_port());
     let mut agent = Agent::new(HOLDFAST, "");

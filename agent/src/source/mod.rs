@@ -2,6 +2,7 @@
 //! [`Inlet`](crate::ingest::Inlet) and acknowledges them, in order, once the inlet says that they are durable.
 
 pub mod i2c;
+mod limiter;
 pub mod listen;
 mod measured;
 pub mod modbus;

@@ -5,8 +5,8 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -29,6 +29,7 @@ use super::users::Users;
 use crate::clock::Clock;
 use crate::ingest::{Arrival, Closed, Delivery, Flushed, Inlet, Intake, Peer, Replayed, SourceSpec};
 use crate::source::Report;
+use crate::source::limiter::Limiter;
 
 /// A client that takes nothing of what it is sent for so long is cut off.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +49,9 @@ const LARGE_PACKET_BYTES: usize = 64 << 10;
 /// What large packets may take in memory while they arrive, and until what they hold is handed over: two of the longest, or four
 /// of a megabyte, as readings may take many times the memory of their text.
 pub(super) const LARGE_PACKETS_BYTES: usize = 2 * packet::MAX_PACKET_BYTES;
+/// Log lines about clients that were cut off or kept out: so many at once, then one a second. What strangers do must not fill the
+/// log, nor use up what journald takes of it.
+const LOGGED_AT_ONCE: u32 = 20;
 /// "Never", as a pause that timers can express.
 const NEVER: Duration = Duration::from_secs(24 * 3_600);
 
@@ -60,14 +64,36 @@ pub(super) struct Shared {
     pub(super) clients: Arc<Clients>,
     /// Bytes of large packets on their way in.
     pub(super) large_packets: Arc<Semaphore>,
+    /// Bytes of long CONNECTs on their way in.
+    pub(super) long_connects: Arc<Semaphore>,
     /// Messages that came with the retain flag.
     pub(super) retained: Arc<AtomicU64>,
+    /// What of the clients' faults is still logged.
+    pub(super) log: Mutex<Limiter>,
     pub(super) report: watch::Sender<Report>,
     pub(super) stop: CancellationToken,
     pub(super) clock: Clock,
 }
 
 impl Shared {
+    /// The log lines that clients may cause.
+    pub(super) fn new_log() -> Mutex<Limiter> {
+        Mutex::new(Limiter::new(LOGGED_AT_ONCE))
+    }
+
+    /// Whether one more fault of a client may be logged; says now and then that some are not.
+    fn may_log(&self) -> bool {
+        let now = self.clock.monotonic();
+        let (is_allowed, leaves_out) = {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            (log.allows(now), log.take_suppressed(now))
+        };
+        if leaves_out {
+            warn!(source = %self.source.name, "clients are cut off or kept out more often than is logged; the rest is left out");
+        }
+        is_allowed
+    }
+
     fn count_clients(&self) {
         let connected = self.clients.connected();
         self.report.send_if_modified(|report| report.clients.replace(connected) != Some(connected));
@@ -88,7 +114,9 @@ pub(super) async fn serve(
         Some(acceptor) => match handshake(&acceptor, socket, &shared).await {
             Ok(stream) => Either::Right(Box::new(stream)),
             Err(fault) => {
-                info!(source = %shared.source.name, %from, "a TLS handshake failed: {fault}");
+                if shared.may_log() {
+                    info!(source = %shared.source.name, %from, "a TLS handshake failed: {fault}");
+                }
                 return;
             }
         },
@@ -103,7 +131,7 @@ pub(super) async fn serve(
         }
         Err(fault) => {
             match fault {
-                Fault::Refused(Refusal::Credentials | Refusal::Full) => {
+                Fault::Refused(Refusal::Credentials | Refusal::Full) if shared.may_log() => {
                     warn!(source = %shared.source.name, %from, "a client was kept out: {fault}");
                 }
                 _ => debug!(source = %shared.source.name, %from, "a client was kept out: {fault}"),
@@ -197,8 +225,11 @@ impl Connection {
             Ending::Cut(fault @ (Fault::Gone | Fault::Broken(_) | Fault::Stopping | Fault::TakenOver)) => {
                 debug!(%source, %from, client = %connect.client_id, "a client went: {fault}");
             }
-            Ending::Cut(fault) => {
+            Ending::Cut(fault) if self.shared.may_log() => {
                 info!(%source, %from, client = %connect.client_id, "a client was cut off: {fault}");
+            }
+            Ending::Cut(fault) => {
+                debug!(%source, %from, client = %connect.client_id, "a client was cut off: {fault}")
             }
         }
         match ending {

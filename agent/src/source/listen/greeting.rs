@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::select;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,6 +26,11 @@ use crate::ingest::Peer;
 const GREETING: Duration = Duration::from_secs(10);
 /// What a wrong password costs its sender beside argon2.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// A longer CONNECT is read only within [`LONG_CONNECTS_BYTES`]. Names, passwords and wills are commonly a tenth of it.
+const LONG_CONNECT_BYTES: usize = 8 << 10;
+/// What long CONNECTs of all clients together may take while they arrive and are looked at: of whoever has not been let in. Without it
+/// two thousand connections took 400 MB.
+pub(super) const LONG_CONNECTS_BYTES: usize = 16 * packet::MAX_CONNECT_BYTES;
 /// Longer ids are refused: they are kept with every chunk's redelivery entries.
 const MAX_CLIENT_ID_BYTES: usize = 256;
 
@@ -47,7 +53,9 @@ pub(super) async fn welcome(
     line: &mut Line,
     shared: &Arc<Shared>,
 ) -> Result<(Box<Connect>, Entry, Peer), Fault> {
-    let mut connect = match timeout(GREETING, hello(line, shared)).await.map_err(|_| Fault::Hesitant)?? {
+    // Its place is held until it is let in or refused.
+    let (hello, _place) = timeout(GREETING, hello(line, shared)).await.map_err(|_| Fault::Hesitant)??;
+    let mut connect = match hello {
         Hello::Connect(connect) => connect,
         Hello::OtherProtocol(words) => return Err(refuse(line, words, Refusal::Protocol)),
     };
@@ -72,13 +80,25 @@ pub(super) async fn welcome(
     Ok((connect, entry, peer))
 }
 
-async fn hello(line: &mut Line, shared: &Shared) -> Result<Hello, Fault> {
+/// The CONNECT, and what it takes of [`LONG_CONNECTS_BYTES`].
+async fn hello(line: &mut Line, shared: &Shared) -> Result<(Hello, Option<OwnedSemaphorePermit>), Fault> {
+    let mut place = None;
     loop {
         if line.inbox.first().is_some_and(|byte| *byte != 0x10) {
             return Err(Fault::NoConnect);
         }
-        if let Frame::Complete(length) = packet::frame(&line.inbox)? {
-            return packet::read_connect(&mut line.inbox, length);
+        match packet::frame(&line.inbox)? {
+            Frame::Complete(length) => return Ok((packet::read_connect(&mut line.inbox, length)?, place)),
+            Frame::Partial(bytes) if bytes > LONG_CONNECT_BYTES && place.is_none() => {
+                let price = u32::try_from(bytes).unwrap_or(u32::MAX);
+                let room = Arc::clone(&shared.long_connects).acquire_many_owned(price);
+                select! {
+                    () = shared.stop.cancelled() => return Err(Fault::Stopping),
+                    room = room => place = room.ok(),
+                }
+                continue;
+            }
+            Frame::Partial(_) => {}
         }
         select! {
             () = shared.stop.cancelled() => return Err(Fault::Stopping),

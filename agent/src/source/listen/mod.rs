@@ -46,6 +46,7 @@ use tracing::{debug, error, info, warn};
 
 use self::clients::Clients;
 use self::connection::{LARGE_PACKETS_BYTES, Shared};
+use self::greeting::LONG_CONNECTS_BYTES;
 use self::users::Users;
 use super::{Report, State};
 use crate::backoff::{self, Backoff};
@@ -140,6 +141,7 @@ pub async fn run(settings: Settings, rooms: Rooms) {
     });
     let clients = Arc::new(Clients::new(settings.max_clients));
     let large_packets = Arc::new(Semaphore::new(LARGE_PACKETS_BYTES));
+    let long_connects = Arc::new(Semaphore::new(LONG_CONNECTS_BYTES));
     let retained = Arc::new(AtomicU64::new(0));
     let mut backoff = Backoff::new(RETRY);
     let mut connections = JoinSet::new();
@@ -157,7 +159,9 @@ pub async fn run(settings: Settings, rooms: Rooms) {
                     users,
                     clients: Arc::clone(&clients),
                     large_packets: Arc::clone(&large_packets),
+                    long_connects: Arc::clone(&long_connects),
                     retained: Arc::clone(&retained),
+                    log: Shared::new_log(),
                     report: report.clone(),
                     stop: stop.clone(),
                     clock,

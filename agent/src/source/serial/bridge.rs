@@ -14,10 +14,10 @@ use firmware_bridge::value::Kind;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::limiter::Limiter;
 use crate::clock::Clock;
 use crate::ingest::{Delivery, Inlet, Measured};
 use crate::reading::{ClockState, Origin, Shape, Timestamp, Value};
+use crate::source::limiter::Limiter;
 use crate::source::{DeviceReport, measured};
 use crate::store::nodes::{Missed, NodeBooks, NodeId, NodePosition};
 

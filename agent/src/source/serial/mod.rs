@@ -8,7 +8,7 @@
 //!   mod.rs       opens the port, and again when it was lost
 //!   session.rs   one open port: reads, waits, writes       health.rs: how the line is, pure
 //!   bridge.rs    frames of firmware-bridge                 lines.rs: lines of text, pure
-//!   reporter.rs  states and log lines                      limiter.rs: no more log lines than that, pure
+//!   reporter.rs  states and log lines
 //!
 //!   unplugged / busy / permission-denied / misconfigured / disconnected ◄──► starting ──► connected
 //!                                                          silent, garbage, flooding, blocked ◄──┘
@@ -16,7 +16,6 @@
 
 mod bridge;
 mod health;
-mod limiter;
 mod lines;
 mod reporter;
 mod session;

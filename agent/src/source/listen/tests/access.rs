@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
+use bytes::BytesMut;
+use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{self, ConnectReturnCode as Code4};
 use rumqttc::v5::mqttbytes::v5::{self, ConnectReturnCode as Code5};
 
@@ -80,6 +83,41 @@ async fn a_connect_that_cannot_be_served_is_told_why() {
     old.send(b"\x10\x0f\0\x06MQIsdp\x03\x02\0\x3c\0\x01a").await;
     let Some(v4::Packet::ConnAck(ack)) = old.read4().await else { panic!() };
     assert_eq!(ack.code, Code4::RefusedProtocolVersion);
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn long_connects_wait_for_one_another_and_short_ones_do_not() {
+    let bench = Bench::new().await;
+    // A CONNECT of the longest length, and nothing more of it: sixteen of them are all that there is room for.
+    let mut begun = Vec::new();
+    for _ in 0..16 {
+        let mut client = Raw::open(&bench).await;
+        client.send(b"\x10\xfc\xff\x0f\0\x04MQTT\x04\x02\0\x3c").await;
+        begun.push(client);
+    }
+    let will = v4::LastWill {
+        topic: "a/b".into(),
+        message: vec![b'x'; 60_000].into(),
+        qos: QoS::AtMostOnce,
+        retain: false,
+    };
+    let mut long = Raw::open(&bench).await;
+    let connect = v4::Connect { last_will: Some(will), ..connect_v4("long") };
+    let mut bytes = BytesMut::new();
+    v4::Packet::Connect(connect).write(&mut bytes, 1 << 24).unwrap();
+    let (head, rest) = bytes.split_at(1_000);
+    long.send(head).await;
+    let silence = tokio::time::timeout(Duration::from_millis(300), async {
+        long.send(rest).await;
+        long.read4().await
+    });
+    assert!(silence.await.is_err(), "there is no room");
+    assert_eq!(code4(&bench, connect_v4("short")).await, Code4::Success);
+
+    drop(begun);
+    let Some(v4::Packet::ConnAck(ack)) = long.read4().await else { panic!("no answer") };
+    assert_eq!(ack.code, Code4::Success);
     bench.stopped().await;
 }
 
