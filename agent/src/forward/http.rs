@@ -18,6 +18,8 @@ use crate::{secret, tls};
 
 /// Of an answer's body, this much is read; more is no answer to a batch but a page for people.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
+/// A success that is longer is given up as broken off: it would be paid for, to the end of the time-out, at each attempt.
+const MAX_READ_BYTES: usize = 16 << 20;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Why no client can be made for a sink.
@@ -63,6 +65,12 @@ pub enum Failure {
     /// Not reached, broken off, or too slow.
     #[error("{0}")]
     Request(String),
+    /// A success whose body does not end.
+    #[error("status {status}, with an answer of more than {} MiB; check that the URL is that of an ingest endpoint", MAX_READ_BYTES >> 20)]
+    Endless {
+        /// Its status.
+        status: u16,
+    },
 }
 
 /// What is wrong with a header.
@@ -126,6 +134,7 @@ impl Endpoint {
 
     async fn post(&self, post: Post<'_>) -> Result<Answer, Failure> {
         let mut headers = self.secret_headers().await?;
+        let secrets: Vec<HeaderValue> = headers.values().cloned().collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(encoding) = &self.encoding {
             headers.insert(CONTENT_ENCODING, encoding.clone());
@@ -142,14 +151,22 @@ impl Endpoint {
         let now = now.unwrap_or_else(|| self.clock.as_system_time());
         let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
         let mut body = Vec::new();
+        let mut read_bytes = 0;
         // To the end: an answer that breaks off is none.
         while let Some(part) = response.chunk().await.map_err(|error| self.failure(error))? {
+            read_bytes += part.len();
             if body.len() < MAX_ANSWER_BYTES {
                 body.extend_from_slice(&part[..part.len().min(MAX_ANSWER_BYTES - body.len())]);
             } else if !(200..300).contains(&status) {
                 // A refusal says what it says at its beginning; some go on for ever.
                 break;
             }
+            if read_bytes > MAX_READ_BYTES {
+                return Err(Failure::Endless { status });
+            }
+        }
+        if !(200..300).contains(&status) {
+            body = self.without_secrets(&body, &secrets);
         }
         debug!(key = %post.key, status, "batch answered");
         Ok(Answer { status, body, retry_after })
@@ -164,6 +181,21 @@ impl Endpoint {
             return blocking(move || revealed(&headers)).await;
         }
         revealed(&self.headers)
+    }
+
+    /// A refusal is shown to people, and some repeat what they refuse: the token.
+    fn without_secrets(&self, body: &[u8], headers: &[HeaderValue]) -> Vec<u8> {
+        /// "Bearer" and "Basic" are no secrets, and nothing of this length is a good one.
+        const LEAST_SECRET_BYTES: usize = 8;
+        let query = self.url.split_once('?').map_or("", |(_, query)| query);
+        let in_headers =
+            headers.iter().filter_map(|value| value.to_str().ok()).flat_map(str::split_whitespace);
+        let in_url = query.split(['&', '=', '#']);
+        let mut text = String::from_utf8_lossy(body).into_owned();
+        for secret in in_headers.chain(in_url).filter(|secret| secret.len() >= LEAST_SECRET_BYTES) {
+            text = text.replace(secret, "***");
+        }
+        text.into_bytes()
     }
 
     /// In words, without the URL, which may hold a token.

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use super::settings::{AckRule, BatchLimits, Compression, Required};
 use super::*;
 use crate::reading::{Origin, Reading, Shape, Timestamp, Value, WindowRecord};
+use crate::secret::Secret;
 use crate::store::work::{Group, SinkSpec};
 use crate::store::{Opened, Published, WindowsPresence, WindowsUpdate};
 
@@ -87,8 +88,8 @@ async fn pinned_readings_do_not_go_before_windows_that_are_due() {
     }
 }
 
-#[tokio::test]
-async fn a_refusal_that_never_ends_is_a_refusal() {
+/// What a sink comes to that begins its answer with `head` and then goes on for ever.
+async fn endless(head: &'static str) -> Result<Answer, Failure> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -97,13 +98,42 @@ async fn a_refusal_that_never_ends_is_a_refusal() {
         let (mut socket, _) = listener.accept().await.unwrap();
         let read = socket.read(&mut [0; 4_096]).await.unwrap();
         assert!(read > 0);
-        socket.write_all(b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
         // Until the other side hangs up.
-        while socket.write_all(format!("1000\r\n{}\r\n", "x".repeat(4_096)).as_bytes()).await.is_ok() {}
+        let part = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        while socket.write_all(part.as_bytes()).await.is_ok() {}
     });
     let endpoint = Endpoint::new(&Settings { url, ..settings() }, Clock::system()).unwrap();
-    let post = Post { key: "k", body: &bytes::Bytes::from_static(b"{}") };
-    let Ok(answer) = endpoint.send(post).await else { panic!("it was answered") };
-    assert_eq!(answer.status, 401);
+    let answer = endpoint.send(Post { key: "k", body: &bytes::Bytes::from_static(b"{}") }).await;
+    cloud.await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_a_refusal_or_none() {
+    let refusal = endless("HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert!(matches!(refusal, Ok(Answer { status: 401, .. })), "{refusal:?}");
+    let success = endless("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert!(matches!(success, Err(Failure::Endless { status: 200 })), "{success:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_that_repeats_our_token_is_shown_without_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1?key=in-the-query", listener.local_addr().unwrap());
+    let cloud = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let read = socket.read(&mut [0; 4_096]).await.unwrap();
+        assert!(read > 0);
+        let body = "no such token in-the-header for key=in-the-query";
+        let answer = format!("HTTP/1.1 401 No\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let headers = vec![("Authorization".to_owned(), Secret::Inline("Bearer in-the-header".to_owned()))];
+    let endpoint = Endpoint::new(&Settings { url, headers, ..settings() }, Clock::system()).unwrap();
+    let answer = endpoint.send(Post { key: "k", body: &bytes::Bytes::from_static(b"{}") }).await.unwrap();
+    assert_eq!(answer.describe(), "status 401: no such token *** for key=***");
     cloud.await.unwrap();
 }

@@ -334,10 +334,12 @@ fn span(query: &str) -> Option<(u64, usize)> {
 /// Answers only who asked for us by a name of ours.
 async fn check_host(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     // HTTP/2 is not spoken, so the name is in the header; a request with an absolute target has it there, too.
-    let in_header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    // Of several headers, which a browser never sends, each has to be ours: who comes after us may look at another one.
+    let mut in_headers = request.headers().get_all(header::HOST).iter().peekable();
     let in_target = request.uri().authority().map(axum::http::uri::Authority::as_str);
-    let is_ours =
-        in_header.is_some_and(|host| hosts.allow(host)) && in_target.is_none_or(|host| hosts.allow(host));
+    let is_ours = in_headers.peek().is_some()
+        && in_headers.all(|host| host.to_str().is_ok_and(|host| hosts.allow(host)))
+        && in_target.is_none_or(|host| hosts.allow(host));
     if is_ours {
         return next.run(request).await;
     }

@@ -165,6 +165,7 @@ async fn a_name_that_is_not_ours_gets_nothing_over_tcp() {
         "GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "GET /nothing HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
         "GET /healthz HTTP/1.0\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
     ];
     for request in foreign {
         let (status, head, body) = running.tcp(request).await;
