@@ -74,6 +74,11 @@ pub enum Remark {
     NoUsers,
     /// Passwords cross the network readable.
     PasswordsInClear,
+    /// What proves who we are crosses the network readable.
+    SecretInClear {
+        /// The scheme that would hide it.
+        scheme: &'static str,
+    },
     /// A stream that no sink takes.
     StreamGoesNowhere {
         /// The stream.
@@ -104,6 +109,7 @@ impl Remark {
             | Self::NoSink
             | Self::NoUsers
             | Self::PasswordsInClear
+            | Self::SecretInClear { .. }
             | Self::StreamGoesNowhere { .. }
             | Self::DeviceTwice
             | Self::FieldUnused
@@ -138,6 +144,9 @@ impl fmt::Display for Remark {
             Self::NoUsers => f.write_str("the users file names nobody: all clients are refused"),
             Self::PasswordsInClear => {
                 f.write_str("clients send their passwords readable over the network; add tls")
+            }
+            Self::SecretInClear { scheme } => {
+                write!(f, "this is sent readable over the network; use {scheme}://")
             }
             Self::StreamGoesNowhere { stream } => {
                 write!(f, "no sink takes the stream {stream:?}: it is kept until the store's limits")

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::fault::Problem;
 use super::nearest::nearest;
 use super::node::in_memory;
+use super::note::Remark;
 use super::reader::{Given, Section, invalid, value_or};
 use super::{files, urls};
 use crate::backoff;
@@ -63,6 +64,11 @@ pub(super) fn sink(name: &str, section: &Section<'_, '_>) -> Option<Settings> {
         && let Some(item) = section.item("tls")
     {
         section.report.fault(&item.place, Problem::TlsUnused { scheme: "http".to_owned() });
+    }
+    if let (Some(url), Some(item)) = (&parsed, section.item("headers"))
+        && urls::is_readable_on_its_way(url)
+    {
+        section.report.note(&item.place, Remark::SecretInClear { scheme: "https" });
     }
     section.finish();
     Some(Settings {

@@ -96,6 +96,11 @@ fn mqtt(name: &str, section: &Section<'_, '_>, agent_id: &str) -> Option<mqtt::S
     if section.has("password") {
         section.require("username", "a user name beside the password");
     }
+    if let (Some(url), Some(item)) = (&parsed, section.item("password"))
+        && urls::is_readable_on_its_way(url)
+    {
+        report.note(&item.place, Remark::SecretInClear { scheme: "mqtts" });
+    }
     let protocols = [("3.1.1", mqtt::Protocol::V311), ("5", mqtt::Protocol::V5)];
     let protocol = value_or(section.choice("protocol", "\"3.1.1\" or \"5\"", &protocols), DEFAULT_PROTOCOL);
     let keep_alive = section.duration("keep_alive", LEAST_KEEP_ALIVE..=MOST_KEEP_ALIVE);

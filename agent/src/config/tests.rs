@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, Environment, Loaded, Remark, parse, parse_bytes};
+use super::{Config, Environment, Loaded, Note, Remark, parse, parse_bytes};
 use crate::forward::settings::Compression;
 use crate::ingest::settings::{Payload, Retained};
 use crate::secret::Secret;
@@ -445,6 +445,31 @@ fn listeners_say_whom_they_let_in() {
     assert!(said("a = 1").unwrap_err().contains("has no string for \"a\" (line 1, column 5)"));
     let broken = said("a = secret").unwrap_err();
     assert!(broken.contains("line 1, column 5") && !broken.contains("secret"), "{broken}");
+}
+
+#[test]
+fn what_proves_who_we_are_is_better_not_sent_readable() {
+    let said = |broker: &str, sink: &str| {
+        let text = format!(
+            "[sources.a]\ntype = \"mqtt\"\nurl = \"{broker}\"\nusername = \"u\"\npassword = \"p\"\n\
+             [[sources.a.subscribe]]\ntopic = \"t/{{device}}\"\n\
+             [sinks.s]\ntype = \"http\"\nurl = \"{sink}\"\nheaders = {{ X = \"p\" }}\n"
+        );
+        let in_clear = |note: &Note| match note.remark {
+            Remark::SecretInClear { scheme } => Some((note.key.clone(), scheme)),
+            _ => None,
+        };
+        load(&text).notes.iter().filter_map(in_clear).collect::<Vec<_>>()
+    };
+    let both = [("sources.a.password".to_owned(), "mqtts"), ("sinks.s.headers".to_owned(), "https")];
+    assert_eq!(said("mqtt://broker.example.com", "http://10.0.0.7/x"), both);
+    for (broker, sink) in [
+        ("mqtts://broker.example.com", "https://10.0.0.7/x"),
+        ("mqtt://127.0.0.1:1883", "http://localhost:9551/x"),
+        ("mqtt://[::1]", "http://[::1]:9551/x"),
+    ] {
+        assert_eq!(said(broker, sink), [], "{broker} {sink}");
+    }
 }
 
 #[test]

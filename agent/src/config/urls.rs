@@ -44,6 +44,14 @@ pub(super) const SINK: Form = Form {
     path: Path::Allowed,
 };
 
+/// True if what is sent to `url` leaves this host, where others may read it.
+pub(super) fn is_readable_on_its_way(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_local = host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    !is_local && matches!(url.scheme(), "http" | "mqtt")
+}
+
 /// The URL at `given`, or `None` with a fault.
 pub(super) fn url(report: &Report<'_>, given: &Given<&str>, form: &Form) -> Option<Url> {
     let text = given.value;
