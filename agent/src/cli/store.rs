@@ -47,6 +47,11 @@ pub(super) enum Command {
     /// The agent uses freed space again by itself, so this is needed only to give it back to the disk. A crash in the middle
     /// harms nothing. A damaged store is left as it is.
     Compact(ConfigFile),
+    /// Begin a new epoch at the next start: do this when you have put back a backup
+    ///
+    /// Otherwise numbers that were given after the backup are given once more, to other records, and a receiver may take those for
+    /// repeats. Nothing that is stored is lost or changed by it, and doing it without need does no harm.
+    NewEpoch(ConfigFile),
 }
 
 /// How `holdfast store verify` answers.
@@ -92,14 +97,17 @@ fn edge(text: &str) -> Result<Edge, String> {
 
 /// Does what was asked.
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let (Command::Verify { config, .. } | Command::Export { config, .. } | Command::Compact(config)) =
-        command;
+    let (Command::Verify { config, .. }
+    | Command::Export { config, .. }
+    | Command::Compact(config)
+    | Command::NewEpoch(config)) = command;
     let Some(config) = agent::load(&config.config) else { return Ok(ExitCode::from(2)) };
     quiet_redb();
     match command {
         Command::Verify { args, .. } => verify(args, &config),
         Command::Export { args, .. } => export(args, &config),
         Command::Compact(_) => compact(&config.store.data_dir),
+        Command::NewEpoch(_) => new_epoch(&config.store.data_dir),
     }
 }
 
@@ -212,6 +220,13 @@ fn compact(dir: &Path) -> anyhow::Result<ExitCode> {
         bytes(length_now)
     );
     quietly(io::stdout().lock().write_all(text.as_bytes())).context("cannot say what was freed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn new_epoch(dir: &Path) -> anyhow::Result<ExitCode> {
+    let agent = offline::new_epoch(dir).context("cannot mark the store")?;
+    let text = format!("the next start of agent {agent} with this store begins a new epoch\n");
+    quietly(io::stdout().lock().write_all(text.as_bytes())).context("cannot say what was done")?;
     Ok(ExitCode::SUCCESS)
 }
 

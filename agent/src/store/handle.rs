@@ -438,7 +438,7 @@ pub(super) fn format_row() -> (String, Vec<u8>) {
 }
 
 /// Whose the store was, if it is not new.
-fn identity(file: &File) -> Result<Option<Identity>, Error> {
+pub(super) fn identity(file: &File) -> Result<Option<Identity>, Error> {
     let (format, identity) = file.read(|transaction| {
         let state = transaction.open_table(STATE)?;
         let row = |key: &str| Ok::<_, Error>(state.get(key)?.map(|row| row.value().to_vec()));

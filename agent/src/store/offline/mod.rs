@@ -1,6 +1,6 @@
-//! What may be done with a store that no agent has open: verify, export, compact.
+//! What may be done with a store that no agent has open: verify, export, compact, begin a new epoch.
 //!
-//! In: the data directory. Out: a [`Report`], records as NDJSON, a smaller file. Promised: [`verify()`] and [`export()`] change not
+//! In: the data directory. Out: a [`Report`], records as NDJSON, a smaller file, a mark in it. Promised: [`verify()`] and [`export()`] change not
 //! one byte of the file (see `overlay.rs`), also where redb has to recover after an unclean stop; memory does not follow the
 //! size of the store; a damaged page ends in a finding or an error, never in a panic.
 
@@ -8,6 +8,7 @@ mod compact;
 mod export;
 mod findings;
 mod ledgers;
+mod new_epoch;
 mod overlay;
 mod rows;
 mod runs;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use compact::{Compacted, compact};
 pub use export::{Edge, Error as ExportError, Exported, Selection, export};
 pub use findings::{Finding, Kind};
+pub use new_epoch::new_epoch;
 pub use scan::Scanned;
 pub use verify::{LedgerReport, Report, StreamReport, verify};
 

@@ -14,7 +14,8 @@ use crate::store::ledger::{Identity, Pin, SourceCounts};
 use crate::store::log::State;
 use crate::store::note::Note;
 use crate::store::offline::{
-    Edge, ExportError, Exported, Finding, Kind, Progress, Report, Selection, compact, export, verify,
+    Edge, ExportError, Exported, Finding, Kind, Progress, Report, Selection, compact, export, new_epoch,
+    verify,
 };
 use crate::store::work::{Letter, Work};
 use crate::stream::{Epoch, Gap, GapReason};
@@ -511,4 +512,31 @@ fn an_export_has_the_times_that_sinks_get() {
     export(bench.dir.path(), &selection, &mut out, &mut |_| {}, &progress).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("\"clock\":\"corrected\"") && text.contains("\"time\":\"2027-"), "{text}");
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_back_begins_a_new_epoch_if_it_is_told_so() {
+    let mut bench = Bench::new(|_| {});
+    bench.append(5);
+    let books = bench.books();
+    assert!(matches!(new_epoch(bench.dir.path()), Err(Error::InUse { .. })));
+    bench.open = None;
+    let start = |bench: &Bench| {
+        let (settings, published) = (bench.settings.clone(), Published::default());
+        let seen = published.books.subscribe();
+        drop(
+            Store::open(settings, "gw", "m", WindowsPresence::Configured, Clock::system(), published)
+                .unwrap(),
+        );
+        seen.borrow().clone()
+    };
+    assert_eq!(start(&bench).epoch, books.epoch, "a start alone changes nothing");
+
+    assert_eq!(new_epoch(bench.dir.path()).unwrap(), "gw");
+    let report = verify(bench.dir.path(), &|_, _| Some(true), &Progress::none()).unwrap();
+    assert!(report.sound && report.epoch == Some(books.epoch), "{report:?}");
+    let after = start(&bench);
+    assert_ne!(after.epoch, books.epoch);
+    assert_eq!(after.previous.as_ref().map(|previous| previous.epoch), Some(books.epoch));
+    assert_eq!(start(&bench).epoch, after.epoch, "once");
 }
