@@ -23,6 +23,7 @@ mod receiver;
 mod refusal;
 mod reload;
 mod restart;
+mod serial;
 mod store_commands;
 mod storm;
 mod windows;

@@ -29,6 +29,7 @@ pub struct Agent {
     clock: &'static str,
     /// Set in its environment.
     environment: Vec<(&'static str, OsString)>,
+    privileges: Privileges,
     /// Shown with a failure.
     last_status: Mutex<Option<Status>>,
 }
@@ -48,6 +49,7 @@ impl Agent {
             admin_port: free_port(),
             clock: "trusted",
             environment: Vec::new(),
+            privileges: Privileges::Ours,
             last_status: Mutex::default(),
         };
         agent.configure(config);
@@ -72,6 +74,13 @@ impl Agent {
     pub fn asking_the_kernel(mut self, config: &str) -> Self {
         self.clock = "kernel";
         self.configure(config);
+        self
+    }
+
+    /// The same, but nobody's permissions or locks are overridden for it, even if the tests run as root.
+    #[must_use]
+    pub fn unprivileged(mut self) -> Self {
+        self.privileges = Privileges::None;
         self
     }
 
@@ -171,7 +180,7 @@ impl Agent {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn(&mut self) {
-        let mut command = Command::new(&self.program);
+        let mut command = self.privileges.command(&self.program);
         command.arg("run").arg("--config").arg(self.config()).env_remove("NOTIFY_SOCKET");
         command.envs(self.environment.iter().cloned());
         self.process = Some(Process::start(&mut command, &self.log_file()));
@@ -325,6 +334,26 @@ impl Agent {
 
     fn log_file(&self) -> PathBuf {
         self.file("log")
+    }
+}
+
+/// What an agent may do beyond what the permissions of files allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Privileges {
+    /// What the tests may.
+    Ours,
+    /// Nothing.
+    None,
+}
+
+impl Privileges {
+    fn command(self, program: &Path) -> Command {
+        if self == Self::Ours || !rustix::process::geteuid().is_root() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("setpriv");
+        command.arg("--bounding-set=-dac_override,-dac_read_search,-sys_admin").arg(program);
+        command
     }
 }
 

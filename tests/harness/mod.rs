@@ -14,11 +14,13 @@ pub mod disk;
 pub mod http;
 pub mod journal;
 pub mod modbus;
+pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
 pub mod sensor;
 pub mod simulated_disk;
+pub mod socket;
 pub mod witness;
 
 pub use agent::Agent;
@@ -26,9 +28,11 @@ pub use broker::Broker;
 pub use cloud::Cloud;
 pub use disk::Disk;
 pub use journal::Journal;
+pub use node::Node;
 pub use proxy::Proxy;
 pub use receiver::Receiver;
 pub use sensor::Sensor;
+pub use socket::Socket;
 pub use witness::Witness;
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -267,7 +267,12 @@ fn open_path(path: &Path, settings: &Settings) -> Result<Port, Trouble> {
         .parity(settings.parity)
         .stop_bits(settings.stop_bits)
         .flow_control(settings.flow_control);
-    let stream = SerialStream::open(&builder).map_err(|error| trouble(&error, settings))?;
+    let mut stream = SerialStream::open(&builder).map_err(|error| trouble(&error, settings))?;
+    if is_pty {
+        // TIOCEXCL stays set on a pty after it is closed, for as long as its master lives. An agent that was killed, and is not
+        // root, would never get it back. The lock on the file, which ends with us, keeps others out as well.
+        stream.set_exclusive(false).map_err(|error| trouble(&error, settings))?;
+    }
     let beginning = if is_pty { Beginning::First } else { Beginning::AnyPlace };
     Ok(Port { stream: Box::new(stream), beginning })
 }
