@@ -191,6 +191,12 @@ impl<const BYTES: usize> Decoder<BYTES> {
         self.begin();
     }
 
+    /// So many bytes have come since the last zero byte that they cannot become a frame any more; 0 if they can.
+    #[must_use]
+    pub fn hopeless_bytes(&self) -> u32 {
+        if self.broken { self.taken } else { 0 }
+    }
+
     fn begin(&mut self) {
         (self.length, self.left, self.zero_due, self.broken, self.taken) = (0, 0, false, false, 0);
     }

@@ -244,6 +244,7 @@ impl Host {
     /// The port was closed, and may lead to another node when it is opened again. What was given out may still become
     /// durable.
     pub fn disconnected(&mut self) {
+        self.core.counts = self.counts();
         self.decoder.reset();
         self.core.lose_thread();
         self.core.due.hello = true;
@@ -284,10 +285,11 @@ impl Host {
         self.core.known.values().map(|(position, _)| position)
     }
 
-    /// What went over the line.
+    /// What went over the line. Text has no zero byte that would end it, and is garbage nevertheless.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.core.counts
+        let garbage_bytes = self.core.counts.garbage_bytes + u64::from(self.decoder.hopeless_bytes());
+        Counts { garbage_bytes, ..self.core.counts }
     }
 }
 

@@ -51,6 +51,7 @@ struct State {
     out: Vec<u8>,
     reset_at: Instant,
     taken: u64,
+    dropped: u64,
     has_ended: bool,
 }
 
@@ -69,6 +70,7 @@ impl Node {
             out: Vec::new(),
             reset_at: Instant::now(),
             taken: 0,
+            dropped: 0,
             has_ended: false,
         };
         let state = Arc::new(Mutex::new(state));
@@ -149,6 +151,12 @@ impl Node {
         self.state().taken
     }
 
+    /// How many of them it had to drop because its memory was full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.state().dropped
+    }
+
     /// True once the host knows it.
     #[must_use]
     pub fn is_joined(&self) -> bool {
@@ -199,8 +207,8 @@ impl State {
         self.taken += 1;
         let values = [Value::Int(self.taken.cast_signed()), Value::Single(21.53)];
         let uptime_ms = self.uptime_ms();
-        // What had to go for it is for the agent to find out.
-        let _ = self.link.sample(uptime_ms, &values).unwrap();
+        let taken = self.link.sample(uptime_ms, &values).unwrap();
+        self.dropped += u64::from(taken.dropped);
     }
 
     fn uptime_ms(&self) -> u64 {

@@ -319,6 +319,20 @@ fn the_time_is_asked_for_now_and_then() {
 }
 
 #[test]
+fn what_cannot_become_a_frame_is_counted_though_nothing_ends_it() {
+    let mut host = host(None);
+    let text = |host: &mut Host| drop(take(host, &[b'x'; 2_000], 1, &mut Vec::new()));
+    text(&mut host);
+    assert_eq!(host.counts().garbage_bytes, 2_000);
+    host.disconnected();
+    assert_eq!(host.counts().garbage_bytes, 2_000);
+    text(&mut host);
+    assert_eq!(host.counts().garbage_bytes, 4_000);
+    take(&mut host, &[0], 1, &mut Vec::new());
+    assert_eq!((host.counts().garbage_bytes, host.counts().garbage), (4_001, 1));
+}
+
+#[test]
 fn only_so_many_nodes_are_remembered() {
     let mut host = Host::new(Settings { max_nodes: 2, ..Settings::default() }, []);
     for (ms, id) in ["a", "b", "c", "d"].into_iter().enumerate() {
