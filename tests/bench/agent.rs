@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use crate::clock::{now, wait};
+use crate::line::{BYTES_PER_SECOND, Speech};
 use crate::process::Usage;
 
 /// How an agent is set up: always one window with its default aggregates over all fields, and one HTTP sink with zstd.
@@ -24,12 +25,14 @@ pub(crate) struct Setup {
 }
 
 /// Where readings come from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Source {
     /// A broker on this port.
     Broker(u16),
     /// The agent's own listener on this port.
     Listener(u16),
+    /// The port at this path, where that is spoken.
+    Line(PathBuf, Speech),
 }
 
 /// A running agent; killed when it is dropped.
@@ -64,9 +67,19 @@ impl Setup {
     fn config(&self, admin_port: u16) -> String {
         let Self { source, cloud_port, window, max_size, dir, .. } = self;
         let mut text = String::new();
+        const TELEMETRY: &str =
+            "[[sources.plant.subscribe]]\ntopic = \"sensors/{device}/telemetry\"\ntime = \"/ts\"";
         let source = match source {
-            Source::Broker(port) => format!("type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\""),
-            Source::Listener(port) => format!("type = \"mqtt-listen\"\nlisten = \"127.0.0.1:{port}\""),
+            Source::Broker(port) => {
+                format!("type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\n{TELEMETRY}")
+            }
+            Source::Listener(port) => {
+                format!("type = \"mqtt-listen\"\nlisten = \"127.0.0.1:{port}\"\n{TELEMETRY}")
+            }
+            Source::Line(path, speech) => {
+                let (path, baud, keys) = (path.display(), BYTES_PER_SECOND * 10, speech.keys());
+                format!("type = \"serial\"\npath = \"{path}\"\nbaud = {baud}\n{keys}")
+            }
         };
         write!(
             text,
@@ -81,9 +94,6 @@ socket = "{dir}/admin.sock"
 max_size = "{max_size}"
 [sources.plant]
 {source}
-[[sources.plant.subscribe]]
-topic = "sensors/{{device}}/telemetry"
-time = "/ts"
 [windows.w]
 size = "{window}"
 lateness = "2s"

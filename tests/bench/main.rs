@@ -6,6 +6,7 @@ mod agent;
 mod broker;
 mod clock;
 mod cloud;
+mod line;
 mod load;
 mod payload;
 mod process;
@@ -24,7 +25,8 @@ const USAGE: &str = "\
 usage: holdfast-bench [--only a,b,…] [--readings N] [--backlog-mib N] [--agent FILE] [--dir DIR] [--perf DIR]
 
   --only         a saturated through mosquitto, b saturated on the own listener, c 3 000/s through mosquitto,
-                 d 50/s for a minute, e backlog of 180 000, f idle, g start, h binary; default: all
+                 d 50/s for a minute, e backlog of 180 000, f idle, g start, h binary, serial a line of
+                 921 600 baud; default: all
   --readings     of the saturated runs (default 1000000)
   --backlog-mib  of the start with a backlog (default 512)
   --agent        the daemon (default: holdfast beside this program)

@@ -12,6 +12,7 @@ use crate::agent::{Agent, Setup, Source, free_port};
 use crate::broker::Broker;
 use crate::clock::{now, pause, wait};
 use crate::cloud::Cloud;
+use crate::line::{Line, Speech};
 use crate::load::{Load, Sent};
 use crate::payload::Payload;
 use crate::process::{Usage, as_f64, device_written_bytes, load_average};
@@ -47,7 +48,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 8] = [
+pub(crate) const ALL: [Scenario; 9] = [
     Scenario { key: "a", name: "saturated through mosquitto", run: through_mosquitto },
     Scenario { key: "b", name: "saturated, own listener", run: own_listener },
     Scenario { key: "c", name: "3 000/s through mosquitto", run: paced },
@@ -56,6 +57,7 @@ pub(crate) const ALL: [Scenario; 8] = [
     Scenario { key: "f", name: "idle", run: idle },
     Scenario { key: "g", name: "start", run: start },
     Scenario { key: "h", name: "binary", run: binary },
+    Scenario { key: "serial", name: "serial line, 921 600 baud", run: serial },
 ];
 
 impl Scenario {
@@ -103,7 +105,10 @@ impl Stage {
         let cloud = Cloud::start(0)?;
         let setup = setup(options, &dir, source, cloud.port, window);
         let agent = setup.start(Duration::from_secs(30))?;
-        let (Source::Broker(port) | Source::Listener(port)) = source;
+        let port = match setup.source {
+            Source::Broker(port) | Source::Listener(port) => port,
+            Source::Line(..) => 0,
+        };
         let before = agent.usage()?;
         let commits_before = agent.number("/store/commits")?;
         let device_before = device_written_bytes(dir.path())?;
@@ -388,6 +393,34 @@ fn forget_cached(path: &Path) -> anyhow::Result<()> {
     let file = std::fs::File::open(path)?;
     file.sync_all()?;
     Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+/// Full speed for so long.
+const SPEECH: Duration = Duration::from_secs(20);
+
+fn serial(options: &Options, table: &mut Table, name: &'static str) -> anyhow::Result<()> {
+    let spoken = [
+        (Speech::Bridge, ["samples of a node", "CPU, a node", "commits, a node"]),
+        (Speech::Csv, ["lines of CSV", "CPU, CSV", "commits, CSV"]),
+        (Speech::Json, ["lines of JSON", "CPU, JSON", "commits, JSON"]),
+    ];
+    for (speech, [rate, cpu, commits]) in spoken {
+        let dir = tempfile::tempdir_in(&options.dir)?;
+        let mut line = Line::new()?;
+        let source = Source::Line(line.path().to_owned(), speech);
+        let mut stage = Stage::new(options, dir, source, None, "10s")?;
+        stage.before = stage.agent.usage()?;
+        let sent = line.speak(speech, SPEECH)?;
+        let used = stage.used()?;
+        stage.delivered(&sent)?;
+        stage.check_books(sent.messages)?;
+        let seconds = SPEECH.as_secs_f64();
+        table.add(name, rate, as_f64(sent.messages) / seconds, "/s", Target::None);
+        table.add(name, cpu, used.cpu_s / seconds * 100.0, "% of a core", Target::AtMost(5.0));
+        let count = as_f64(stage.agent.number("/store/commits")? - stage.commits_before);
+        table.add(name, commits, count / seconds, "/s", Target::None);
+    }
+    Ok(())
 }
 
 fn binary(options: &Options, table: &mut Table, name: &'static str) -> anyhow::Result<()> {
