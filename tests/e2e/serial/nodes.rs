@@ -184,13 +184,13 @@ async fn what_a_node_had_no_room_for_is_in_the_books_once_also_after_a_crash() {
     node.deafen();
     node.sample(2_000);
     node.plug_into(socket.plug_in().into());
-    // The gap is larger than the window, so nothing more comes as long as the node does not hear that it is known.
-    let before = agent
-        .wait_for("a gap to be declared", |status| status.number("/sources/press/missed/dropped") > 0)
-        .await;
+    let all = |status: &Status| {
+        status.source("press", "stored") + status.number("/sources/press/missed/dropped") == 2_000
+    };
+    let before = agent.wait_for("each sample to be stored or known to be missing", all).await;
     let missed = before.number(MISSED);
-    assert_eq!((missed, missed + node.unconfirmed()), (node.dropped(), 2_000));
-    assert_eq!(before.number("/sources/press/devices/press-7/seq"), missed, "it is settled");
+    assert_eq!((missed, missed + node.unconfirmed()), (node.dropped(), 2_000), "it was told nothing");
+    assert_eq!(before.number("/sources/press/devices/press-7/seq"), 2_000);
     agent.kill();
     node.plug_into(socket.plug_in().into());
     node.undeafen();
