@@ -17,6 +17,6 @@ pub(super) fn value(measured: &Measurement) -> Option<Value> {
 
 /// The double nearest to what the single is written as: 21.53, not 21.530000686645508, which it is exactly. Nobody measured the other
 /// digits, and they would be paid for at every step of the way.
-fn widened(value: f32) -> f64 {
+pub(super) fn widened(value: f32) -> f64 {
     zmij::Buffer::new().format_finite(value).parse().unwrap_or_else(|_| f64::from(value))
 }

@@ -2,6 +2,7 @@
 
 use super::settings::{Bytes, Format, Number, Order, Register, Scale, Words};
 use crate::reading::Value;
+use crate::source::measured::widened;
 
 /// What a device answered: as many registers or bits as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +69,10 @@ fn parse(number: Number, bits: &[u8; 8], scale: Option<&Scale>) -> Option<Value>
             i64::try_from(value).map_or(Value::Uint(value), Value::Int)
         }
         Number::I64 => Value::Int(i64::from_be_bytes(*bits)),
-        Number::F32 => Value::Float(widened(f32::from_be_bytes(long))),
+        Number::F32 => {
+            let float = f32::from_be_bytes(long);
+            Value::Float(float.is_finite().then(|| widened(float))?)
+        }
         Number::F64 => Value::Float(f64::from_be_bytes(*bits)),
     };
     let value = match scale {
@@ -79,13 +83,6 @@ fn parse(number: Number, bits: &[u8; 8], scale: Option<&Scale>) -> Option<Value>
         Value::Float(float) if !float.is_finite() => None,
         value => Some(value),
     }
-}
-
-/// The float of 64 bits that people mean by this one of 32: the meter says 230.1, and so do we, where its bits alone would
-/// be 230.10000610351562. It becomes the same 32 bits again.
-fn widened(float: f32) -> f64 {
-    // The shortest decimal that is this float and no other; parsing it is exact.
-    float.to_string().parse().unwrap_or_else(|_| f64::from(float))
 }
 
 fn text(registers: &[u16], order: Bytes) -> Box<str> {
