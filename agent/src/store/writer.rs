@@ -46,6 +46,8 @@ use crate::stream::{Epoch, Seq, Stream};
 /// How long a moved cursor waits for a commit to ride in. Until then a crash means a batch sent again, which the
 /// receiver drops.
 const CURSOR_DELAY: Duration = Duration::from_secs(2);
+/// A store that was full has room again if it has for so long.
+const CALM: Duration = Duration::from_secs(5);
 /// Pauses between attempts to open the file again after the disk failed.
 const REOPEN: backoff::Settings =
     backoff::Settings { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
@@ -78,6 +80,8 @@ pub struct Writer {
     ageing: Ageing,
     /// When to look for records that are too old, whether or not anything is committed.
     look_at: Instant,
+    /// When to say that the store has room again, if it still has.
+    calm_at: Option<Instant>,
     /// Reads a damaged file, between its steps.
     salvager: Option<Box<Salvager>>,
     /// A step of it that is under way.
@@ -107,6 +111,7 @@ impl Writer {
         Self {
             ageing: Ageing::new(state.newest_received, now, clock.wall()),
             look_at: now + look_every(&state.settings),
+            calm_at: None,
             ends,
             state: Some(Box::new(state)),
             salvager: None,
@@ -157,6 +162,9 @@ impl Writer {
             if self.look_at <= now {
                 return Event::Look;
             }
+            if self.calm_at.take_if(|at| *at <= now).is_some() {
+                info!("store has room again and takes what comes");
+            }
             self.look_for_room(now).await;
             let salvage_at = self.start_salvage(now);
             tokio::select! {
@@ -167,6 +175,7 @@ impl Writer {
                 },
                 () = clock::until(self.due) => {}
                 () = clock::until(Some(self.look_at)) => {}
+                () = clock::until(self.calm_at) => {}
                 () = self.ends.reader.suspected() => {
                     self.work.suspects.extend(self.ends.reader.take_suspects());
                     self.due = Some(now);
@@ -466,14 +475,17 @@ impl Writer {
     }
 
     /// Says once when trouble begins, and once when it ends.
-    fn tell(&self, now: report::State, pressure: Pressure) {
+    fn tell(&mut self, now: report::State, pressure: Pressure) {
         let before = self.ends.report.borrow().state;
         if before == now {
             return;
         }
+        // While a full store is emptied, each batch makes room, and each message takes it: one trouble, not many.
+        let goes_on = self.calm_at.take().is_some();
         match now {
             report::State::Ok if before == report::State::Failing => info!("store writes again"),
-            report::State::Ok => info!("store has room again and takes what comes"),
+            report::State::Ok => self.calm_at = Some(self.clock.monotonic() + CALM),
+            report::State::Shedding | report::State::Blocked if goes_on => {}
             report::State::Shedding => {
                 error!(
                     shed = pressure.shed,
