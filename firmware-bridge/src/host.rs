@@ -378,6 +378,8 @@ impl Core {
             *heard_us = now.monotonic_us;
         }
         self.due.welcome = peer.is_two_way();
+        // What was owed to whoever was here before; the Welcome says how far this one is acknowledged.
+        self.due.ack = false;
         self.due.resend_asked = None;
         self.due.resend = None;
         self.due.time_at_us = peer.is_two_way().then_some(0);

@@ -371,3 +371,17 @@ proptest! {
         prop_assert!(host.counts().frames > before.frames, "it goes on");
     }
 }
+
+#[test]
+fn what_was_owed_to_a_node_is_not_due_to_one_that_only_transmits() {
+    let (mut host, mut first) = (host(None), node("a", 1));
+    measure(&mut first, 1);
+    let (_, last) = talk(&mut host, &mut first, 10);
+    // An acknowledgement is owed when another board says hello on the same line.
+    host.durable(&last.unwrap());
+    let identity = Identity::new("b", "1", 1, CHANNELS).unwrap();
+    let mut second = NodeLink::new(identity, NodeSettings::ONE_WAY);
+    let (got, _) = talk(&mut host, &mut second, 20);
+    assert_eq!(got, [Got::Hello(1)]);
+    assert_eq!(host.next_transmit_us(), None, "who waits for that would never sleep");
+}
