@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_modbus::client::{Client as _, Context, rtu, tcp};
 use tokio_modbus::slave::SlaveContext as _;
 use tokio_modbus::{Error, Request, Response, Slave};
@@ -109,6 +109,7 @@ impl Bus {
     pub(super) async fn ask(&mut self, unit: u8, span: &Span) -> Result<Data, Failure> {
         let mut again = Again::Possible;
         loop {
+            let answered_by = self.clock.monotonic() + self.timeout;
             let has_served = self.open.as_ref().is_some_and(|open| open.has_served);
             let failure = match self.ask_once(unit, span).await {
                 Ok(data) => {
@@ -127,7 +128,19 @@ impl Bus {
                 return Err(failure);
             }
             again = Again::Done;
+            self.hear_out(answered_by).await?;
         }
+    }
+
+    /// On a serial line the answer may still come behind what was none. Asked again before, the device would answer twice, and the
+    /// second answer would be taken for that to the next question.
+    async fn hear_out(&mut self, answered_by: Instant) -> Result<(), Failure> {
+        if let (Some(open), Place::Path(_)) = (&self.open, &self.port.at)
+            && let Ok(ended) = timeout_at(answered_by, open.line.ended()).await
+        {
+            return Err(Failure::Lost(lost(&self.port.at, ended)));
+        }
+        Ok(())
     }
 
     async fn ask_once(&mut self, unit: u8, span: &Span) -> Result<Data, Failure> {
@@ -218,4 +231,54 @@ fn data(response: Response, span: &Span) -> Result<Data, Fault> {
         _ => return Err(Fault::Foreign),
     };
     if data.len() == expected_sent { Ok(data) } else { Err(Fault::Length { expected, got: data.len() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// A frame with its checksum.
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        let crc = bytes.iter().fold(0xFFFF_u16, |crc, byte| {
+            (0..8).fold(crc ^ u16::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xA001 } else { 0 })
+        });
+        [bytes, &crc.to_le_bytes()].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_the_first_attempt_is_not_taken_for_that_to_the_next_question() {
+        let (near, mut far) = duplex(256);
+        let settings = Settings {
+            name: "rack".to_owned(),
+            port: port::Settings::at(Place::Path("/dev/ttyUSB0".into())),
+            interval: Settings::DEFAULT_INTERVAL,
+            timeout: Settings::DEFAULT_TIMEOUT,
+            reads: Vec::new(),
+        };
+        let mut bus = Bus::new(&settings, Clock::system());
+        let line = Line::new(Box::new(near), Answers::Bare { baud: 9_600 }, Clock::system());
+        bus.open = Some(Open { line, client: None, has_served: false });
+        // Unit 2 takes a while for each request, and keeps what comes meanwhile. Its registers hold their addresses. Unit 1 answers
+        // to what it was asked before only now.
+        let devices = tokio::spawn(async move {
+            let mut late = Some(frame(&[1, 3, 2, 0, 99]));
+            let mut request = [0; 8];
+            while far.read_exact(&mut request).await.is_ok() {
+                if let Some(late) = late.take() {
+                    far.write_all(&late).await.unwrap();
+                }
+                sleep(Duration::from_millis(100)).await;
+                let [_, _, high, low, ..] = request;
+                far.write_all(&frame(&[2, 3, 2, high, low])).await.unwrap();
+            }
+        });
+        for address in [7, 100, 200] {
+            let span = Span { kind: Kind::Holding, address, count: 1, members: vec![0] };
+            assert_eq!(bus.ask(2, &span).await.unwrap(), Data::Registers(vec![address]));
+        }
+        devices.abort();
+    }
 }
