@@ -93,9 +93,12 @@ impl Health {
 
     /// How the line is now.
     pub(super) fn condition(&self, now: Instant) -> Condition {
+        let flooded_lately = || self.flooded_at.is_some_and(|at| now.saturating_duration_since(at) < CALM);
+        // What waits unread for long is not silence, and not calm either.
+        let is_unread = || self.read_again_at().is_some_and(|at| now < at);
         if self.senseless_bytes >= SENSELESS_BYTES {
             Condition::Garbage
-        } else if self.flooded_at.is_some_and(|at| now.saturating_duration_since(at) < CALM) {
+        } else if flooded_lately() || is_unread() {
             Condition::Flooding
         } else if !self.silent_after.is_zero() && self.silence(now) >= self.silent_after {
             Condition::Silent
@@ -134,6 +137,21 @@ mod tests {
         health.heard(later, 0, 0, 0);
         assert_eq!((health.read_again_at(), health.condition(later)), (None, Condition::Flooding));
         assert_eq!(health.condition(start + CALM), Condition::Fine);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_floods_for_as_long_as_it_is_not_read() {
+        let start = Instant::now();
+        let mut health = Health::new(10, Duration::from_secs(60), start);
+        health.heard(start, 2_010, 2_010, 0);
+        let again = start + Duration::from_secs(200);
+        assert_eq!(health.read_again_at(), Some(again));
+        for after in [10, 100, 199].map(Duration::from_secs) {
+            assert_eq!(health.condition(start + after), Condition::Flooding, "{after:?}");
+        }
+        health.heard(again, 1, 1, 0);
+        assert_eq!(health.condition(again), Condition::Flooding, "more was waiting");
+        assert_eq!(health.condition(again + CALM), Condition::Fine);
     }
 
     #[tokio::test(start_paused = true)]
