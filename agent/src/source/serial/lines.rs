@@ -13,6 +13,8 @@ pub(crate) struct Splitter {
     line: Vec<u8>,
     /// Bytes of the line beyond the longest.
     beyond: usize,
+    /// Odd bytes of the line that were told.
+    odd_told: usize,
     /// True once `line` was given out, and is to be forgotten.
     is_handed_out: bool,
     skip: Skip,
@@ -47,13 +49,13 @@ pub(crate) enum Piece<'s> {
 impl Splitter {
     /// For lines of at most `max_bytes`.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, line: Vec::new(), beyond: 0, is_handed_out: false, skip: Skip::No }
+        Self { max_bytes, line: Vec::new(), beyond: 0, odd_told: 0, is_handed_out: false, skip: Skip::No }
     }
 
     /// The port was opened: what came before is gone, and if it may begin anywhere, so is what comes up to the first end of a line.
     pub(crate) fn begin(&mut self, beginning: Beginning) {
         self.line.clear();
-        self.beyond = 0;
+        (self.beyond, self.odd_told) = (0, 0);
         self.skip = match beginning {
             Beginning::AnyPlace => Skip::Rest,
             Beginning::First => Skip::No,
@@ -72,6 +74,7 @@ impl Splitter {
         loop {
             if std::mem::take(&mut self.is_handed_out) {
                 self.line.clear();
+                self.odd_told = 0;
             }
             let end = input.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             let taken = end.unwrap_or(input.len());
@@ -92,9 +95,11 @@ impl Splitter {
         }
     }
 
-    /// Bytes of a line that has not ended, which do not look like text.
-    pub(super) fn odd_bytes(&self) -> usize {
-        if self.is_handed_out { 0 } else { odd_bytes(&self.line) }
+    /// Bytes of a line that has not ended, which do not look like text and were not told before: a line may stay without its end
+    /// for hours.
+    pub(super) fn take_odd_bytes(&mut self) -> usize {
+        let odd = if self.is_handed_out { 0 } else { odd_bytes(&self.line) };
+        odd.saturating_sub(std::mem::replace(&mut self.odd_told, odd))
     }
 }
 
@@ -173,7 +178,22 @@ mod tests {
         assert_eq!(lines(&mut splitter, b"T=2\xff.5\n"), ["T=2\u{fffd}.5"]);
         assert_eq!(lines(&mut splitter, b"\xf8\x80\x00\xf8\x80\xfe\n"), ["noise 6"]);
         assert_eq!(lines(&mut splitter, b"\xf8\x80\x00"), [""; 0]);
-        assert_eq!(splitter.odd_bytes(), 3);
+        assert_eq!(splitter.take_odd_bytes(), 3);
+    }
+
+    #[test]
+    fn odd_bytes_are_told_once_however_long_a_line_stays_without_its_end() {
+        let mut splitter = Splitter::new(100);
+        splitter.begin(Beginning::First);
+        let mut told = |bytes: &[u8]| {
+            lines(&mut splitter, bytes);
+            [splitter.take_odd_bytes(), splitter.take_odd_bytes()]
+        };
+        assert_eq!(told(b"21.5\n\x03"), [1, 0]);
+        assert_eq!(told(b"\x00\x00"), [2, 0]);
+        assert_eq!(told(b"22.5\n"), [0, 0]);
+        assert_eq!(told(b"\x03"), [1, 0], "of another line");
+        assert_eq!(told(b"23.5\n\x03"), [1, 0], "and of the one behind it");
     }
 
     proptest! {

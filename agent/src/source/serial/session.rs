@@ -303,9 +303,9 @@ impl Line {
         if self.no_room_since.is_some_and(|since| now.saturating_duration_since(since) >= BLOCKED_AFTER) {
             self.reporter.blocked();
         }
-        if let Speech::Lines { splitter, .. } = &self.speech {
+        if let Speech::Lines { splitter, .. } = &mut self.speech {
             // Noise need not have ends of lines in it.
-            let odd_bytes = splitter.odd_bytes() as u64;
+            let odd_bytes = splitter.take_odd_bytes() as u64;
             self.health.heard(now, 0, 0, odd_bytes);
         }
         self.assess(now);
