@@ -85,9 +85,12 @@ impl Bridge {
         known: impl Iterator<Item = (&'a Arc<str>, &'a NodeBooks)>,
         clock: Clock,
     ) -> Self {
-        let known = known.map(|(node, books)| {
+        let known = known.flat_map(|(node, books)| {
             let NodePosition { boot, seq, uptime_ms, time } = books.position;
-            Position::stored(node.clone(), boot, SampleSeq(seq), uptime_ms, time.0)
+            let known_as = move |name| Position::stored(name, boot, SampleSeq(seq), uptime_ms, time.0);
+            // A node without a name stands in the books by that of its line.
+            let nameless = (*node == *source).then(|| known_as("".into()));
+            [known_as(node.clone())].into_iter().chain(nameless)
         });
         let settings = Settings { session: fastrand::u32(..), ..Settings::default() };
         Self {
@@ -269,6 +272,9 @@ impl Speaker {
     }
 
     fn measured(&self, shape: Arc<Shape>, values: Vec<Value>, at: &Position, now: &Now) -> Measured {
+        let time = Timestamp(at.wall_us);
+        // What no calendar has follows from a counter that cannot be one.
+        let is_time = (Timestamp::MIN..=Timestamp::MAX).contains(&time);
         let is_corrected_later = !now.is_synced && now.wall_us.saturating_sub(at.wall_us) < FRESH_US;
         let delivery = match self.node.flow {
             Flow::TwoWay => Delivery::Numbered,
@@ -278,7 +284,7 @@ impl Speaker {
             origin: Arc::clone(&self.origin),
             shape,
             values,
-            time: (!is_corrected_later).then_some(Timestamp(at.wall_us)),
+            time: (is_time && !is_corrected_later).then_some(time),
             delivery,
             node: Some((self.id.clone(), position(at))),
         }
@@ -359,5 +365,78 @@ fn log(source: &str, node: &str, level: Level, uptime_ms: u64, text: &str) {
         Level::Warn => warn!(source, ?node, uptime_ms, ?text, "a node says"),
         Level::Info => info!(source, ?node, uptime_ms, ?text, "a node says"),
         Level::Debug => debug!(source, ?node, uptime_ms, ?text, "a node says"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firmware_bridge::frame::{Channel, MAX_NODE_WIRE_BYTES};
+    use firmware_bridge::link::{Identity, Link, Settings as LinkSettings};
+    use firmware_bridge::value::Value as NodeValue;
+
+    use super::*;
+    use crate::ingest::inlet::Outcome;
+    use crate::ingest::{Intake, Peer, SourceSpec};
+    use crate::reading::Reading;
+
+    const CHANNELS: &[Channel<'static>] = &[Channel::new("n", "", Kind::Int)];
+
+    /// A node took three samples, of which the books have two, and was told nothing: what is taken of it now, and how many it has
+    /// yet to deliver then.
+    fn taken_of(node: &str, known_as: &str) -> (u64, u64) {
+        let (readings, left) = taken_at(10, node, known_as);
+        (readings.len() as u64, left)
+    }
+
+    /// The same when the node's clock shows `now_ms`.
+    fn taken_at(now_ms: u64, node: &str, known_as: &str) -> (Vec<Reading>, u64) {
+        let mut link =
+            Link::<1_024>::new(Identity::new(node, "1", 7, CHANNELS).unwrap(), LinkSettings::DEFAULT);
+        (1..=3).for_each(|n| _ = link.sample(5, &[NodeValue::Int(n)]).unwrap());
+        let (clock, source) = (Clock::system(), Arc::from("press"));
+        let spec = SourceSpec {
+            name: Arc::clone(&source),
+            subscriptions: [].into(),
+            max_payload_bytes: 0,
+            in_flight: 0,
+            kept_payload_bytes: 0,
+        };
+        let (intake, mut batches) = Intake::new(clock);
+        let mut inlet = intake.open(&Arc::new(spec), Peer::NAMELESS);
+        let position = NodePosition { boot: 7, seq: 2, ..NodePosition::default() };
+        let (known_as, books) = (Arc::from(known_as), NodeBooks { position, ..NodeBooks::default() });
+        let mut bridge = Bridge::new(&source, None, [(&known_as, &books)].into_iter(), clock);
+        let mut buffer = [0; MAX_NODE_WIRE_BYTES];
+        for _ in 0..4 {
+            while let Some(frame) = link.transmit(now_ms, &mut buffer).unwrap() {
+                bridge.take(frame, &mut inlet);
+            }
+            let mut out = Vec::new();
+            bridge.transmit(&mut out);
+            link.receive(now_ms, &out);
+        }
+        inlet.flush().unwrap();
+        let readings = batches.try_recv().unwrap().items.into_iter().map(|item| match item.outcome {
+            Outcome::Reading(reading) => reading,
+            other => panic!("{other:?}"),
+        });
+        (readings.collect(), link.unconfirmed())
+    }
+
+    #[tokio::test]
+    async fn what_the_books_have_of_a_node_is_not_taken_again_also_if_it_has_no_name() {
+        assert_eq!(taken_of("n1", "n1"), (1, 1));
+        assert_eq!(taken_of("", "press"), (1, 1), "it is known by its line");
+        assert_eq!(taken_of("press", "press"), (1, 1));
+        assert_eq!(taken_of("n2", "n1"), (3, 3), "another one");
+    }
+
+    #[tokio::test]
+    async fn times_are_those_that_can_be_written_whatever_a_node_says_of_its_clock() {
+        for now_ms in [10, u64::MAX / 2_000, u64::MAX - 1_000_000] {
+            let (readings, _) = taken_at(now_ms, "n2", "n1");
+            let times: Vec<Timestamp> = readings.iter().map(|reading| reading.time).collect();
+            assert!(times.iter().all(|time| (Timestamp::MIN..=Timestamp::MAX).contains(time)), "{times:?}");
+        }
     }
 }
