@@ -114,7 +114,7 @@ async fn a_room_that_hangs_is_named_and_starves_the_watchdog_until_it_goes_on() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_holds_up_neither_the_end_nor_a_reload() {
-    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    let (mut cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
     let config = format!("{STORE}{}{}", listener(port), cloud.sink(BATCH));
     let mut agent = Agent::new(HOLDFAST, &config);
     let Some(disk) = Disk::small(&agent.file("data"), 16) else {
@@ -143,9 +143,19 @@ async fn a_full_disk_holds_up_neither_the_end_nor_a_reload() {
     let mut sensor = publishing.await.unwrap();
 
     // So does the end, for a few seconds; what was acknowledged is there afterwards.
+    // Nothing of it is delivered meanwhile, and it is more than the file has free space for.
+    cloud.close();
     disk.fill();
     let publishing = tokio::spawn(async move {
-        sensor.publish(20_001..=40_000).await;
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut noise = || (0..4).map(|_| format!("{:032x}", random.u128(..))).collect::<String>();
+        let noisy = (20_001..=40_000).map(|n| {
+            let mut payload = Sensor::payload(n);
+            payload.pop();
+            payload.extend_from_slice(format!(",\"noise\":\"{}\"}}", noise()).as_bytes());
+            (n, payload)
+        });
+        sensor.publish_payloads(noisy).await;
     });
     agent.wait_for("the disk to fail again", |status| status.state() == "storage-failing").await;
     let asked = Instant::now();
@@ -153,6 +163,7 @@ async fn a_full_disk_holds_up_neither_the_end_nor_a_reload() {
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     assert!(agent.log().contains("stopped while the store cannot write"), "{}", agent.log());
     disk.free();
+    cloud.reopen().await;
     agent.start().await;
     publishing.await.unwrap();
     agent.drained("readings", 40_000).await;
