@@ -11,6 +11,7 @@ pub mod receive;
 mod run;
 pub mod serial;
 pub mod status;
+mod status_line;
 mod store;
 
 use std::io::Write;

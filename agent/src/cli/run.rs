@@ -16,6 +16,7 @@ use tokio::time::{Instant, Interval};
 use tracing::{error, info, warn};
 
 use super::logging::{self, Logging};
+use super::status_line::StatusLine;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -90,7 +91,7 @@ async fn watch(
     config: &mut Config,
     logging: &Logging,
 ) -> anyhow::Result<Ended> {
-    let mut watchdog = watchdog();
+    let (mut watchdog, mut status_line) = (watchdog(), StatusLine::new());
     let inputs = running.inputs().clone();
     let mut is_deferred = false;
     loop {
@@ -99,6 +100,10 @@ async fn watch(
             () = writes_again(inputs.store.clone()), if is_deferred => Said::Reload,
             _ = watchdog.tick() => {
                 feed(&inputs);
+                continue;
+            }
+            () = status_line.due() => {
+                tell(status_line.news(&inputs).as_slice());
                 continue;
             }
             fault = running.failed() => {
@@ -110,7 +115,10 @@ async fn watch(
         match said {
             Said::Stop => {
                 info!("stopping: storing and sending what is under way");
-                tell(&[NotifyState::Stopping]);
+                tell(&[
+                    NotifyState::Stopping,
+                    NotifyState::Status("stopping: storing and sending what is under way"),
+                ]);
                 stop(running, signals).await?;
                 return Ok(Ended::Stopped);
             }
@@ -190,6 +198,7 @@ fn feed(inputs: &Inputs) {
 async fn start(config: Config) -> anyhow::Result<Running> {
     let starting = pipeline::start(config, Clock::system());
     tokio::pin!(starting);
+    tell(&[NotifyState::Status("starting: opening the store")]);
     let (mut ticks, mut watchdog) = (tokio::time::interval(MORE_START_TIME / 3), watchdog());
     loop {
         tokio::select! {
