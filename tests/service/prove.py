@@ -193,6 +193,24 @@ def check_arrived(what, device, sent, agent="gw-proof"):
     check_balanced(what)
 
 
+def check_windows(what, device, sent):
+    """The last revisions count each reading once, and no revision came twice."""
+
+    def results():
+        return [record for record in records("windows") if record["device"] == device]
+
+    def counted():
+        return sum({record["start"]: record["aggregates"]["count"] for record in results()}.values())
+
+    try:
+        wait_for("the windows", lambda: counted() == sent)
+    except TimeoutError:
+        pass
+    check(f"{what}: the windows count each reading once", counted() == sent, f"{counted()} of {sent}")
+    revisions = [(record["start"], record["revision"]) for record in results()]
+    check(f"{what}: no window came twice", len(revisions) == len(set(revisions)), f"{len(revisions)} results")
+
+
 def check_balanced(what):
     now = status()
     sums = [
@@ -314,18 +332,7 @@ def way_through():
     sent = sensor.stop()
     check_arrived("MQTT in, HTTP out", "way", sent)
 
-    def counted():
-        last = {}
-        for record in records("windows"):
-            if record["device"] == "way":
-                last[record["start"]] = record["aggregates"]["count"]
-        return sum(last.values())
-
-    try:
-        wait_for("the windows", lambda: counted() == sent)
-    except TimeoutError:
-        pass
-    check("windows: their counts are those of the readings", counted() == sent, f"{counted()} of {sent}")
+    check_windows("MQTT in, HTTP out", "way", sent)
     now, most = memory()
     figure("memory, 200 readings/s", f"{now:.1f} MiB resident, {most:.1f} MiB at most")
 
@@ -344,6 +351,7 @@ def kills():
     check("kill -9, ten times in a row: systemd restarts it each time", grown == 10 and is_active(), f"NRestarts grew by {grown}")
     figure("kill -9 until active again, RestartSec=5 included", f"{min(times):.2f} to {max(times):.2f} s")
     check_arrived("kill -9, ten times in a row", "kills", sent)
+    check_windows("kill -9, ten times in a row", "kills", sent)
 
 
 def serial():
@@ -471,7 +479,9 @@ def hang():
     note("\n".join(line for line in said.splitlines() if re.search("hang|atchdog|ABRT|estart", line)))
     check("hang: systemd restarts it", int(show("NRestarts")) == restarts + 1 and is_active())
     figure("a sink that hangs: named after, stopped after, active again after", f"{named:.0f} s, {stopped:.0f} s, {active:.0f} s")
-    check_arrived("hang", "hang", sensor.stop())
+    sent = sensor.stop()
+    check_arrived("hang", "hang", sent)
+    check_windows("hang", "hang", sent)
     configure()
     restart()
     token.unlink()
@@ -502,7 +512,9 @@ def change_version(what, package):
     check(f"{what}: the edited configuration is kept", CONFIG.read_text() == edited)
     check(f"{what}: the store is taken over", status()["epoch"] == epoch)
     time.sleep(2)
-    check_arrived(what, sensor.device, sensor.stop())
+    sent = sensor.stop()
+    check_arrived(what, sensor.device, sent)
+    check_windows(what, sensor.device, sent)
 
 
 def set_format(path, version):
