@@ -41,21 +41,27 @@ pub async fn run(settings: Settings, books: &Books, rooms: Rooms) {
     let Rooms { source, intake, report, stop, clock } = rooms;
     let inlet = intake.open(&source, Peer::NAMELESS);
     let reporter = Reporter::new(&settings.name, settings.port.at.clone(), report);
-    let port = settings.port.clone();
+    let settings_of_port = settings.port.clone();
     let mut line = Line::new(settings, books, inlet, reporter, clock);
     let mut backoff = Backoff::new(port::RETRY);
     while !stop.is_cancelled() {
         let opened = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            opened = port::open(&port) => opened,
+            opened = port::open(&settings_of_port) => opened,
         };
         let trouble = match opened {
             Ok(port) => {
-                backoff.succeeded();
+                let opened = clock.monotonic();
                 match line.serve(port, &stop).await {
                     Ending::Stopped | Ending::RoomClosed => return,
-                    Ending::Lost(trouble) => trouble,
+                    Ending::Lost(trouble) => {
+                        // A server that accepts and hangs up is as good as none.
+                        if clock.monotonic().saturating_duration_since(opened) >= port::RETRY.max {
+                            backoff.succeeded();
+                        }
+                        trouble
+                    }
                 }
             }
             Err(trouble) => trouble,
