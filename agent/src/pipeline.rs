@@ -143,6 +143,16 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, Error> {
 /// # Errors
 /// As [`start`].
 pub async fn start_in(config: Config, outside: Outside) -> Result<Running, Error> {
+    let mut rooms = Rooms::default();
+    let started = start_rooms(config, outside, &mut rooms).await;
+    if started.is_err() {
+        // Who tries another configuration at once must find the store and the ports free.
+        rooms.end().await;
+    }
+    started
+}
+
+async fn start_rooms(config: Config, outside: Outside, rooms: &mut Rooms) -> Result<Running, Error> {
     let Outside { clock, machine, medium, transport, source } = outside;
     let clock = clock.trusting(config.clock);
     let published = Published::default();
@@ -164,7 +174,6 @@ pub async fn start_in(config: Config, outside: Outside) -> Result<Running, Error
         rooms: vitals_seen,
     };
 
-    let mut rooms = Rooms::default();
     // The default socket lies in the data directory, which may not be there at the first start.
     store::make_dir(&config.store.data_dir)?;
     let admin = Admin::bind(&config.admin).await?;
@@ -201,10 +210,10 @@ pub async fn start_in(config: Config, outside: Outside) -> Result<Running, Error
         rooms.spawn_asked(Room::Sink, format!("sink {}", settings.name), sink);
     }
     if !config.windows.is_empty() {
-        let connected = connected(&inputs, &mut rooms);
+        let connected = connected(&inputs, rooms);
         let (windows, log, stop) =
             (config.windows.clone(), StoreLog::new(&store), rooms.stop_windows.clone());
-        let report = windows_reports(windows_report, &mut rooms);
+        let report = windows_reports(windows_report, rooms);
         let mut begun = report.subscribe();
         rooms.spawn_asked(Room::Windows, "windows".to_owned(), async move {
             if let Err(error) = window::run(&windows, &log, connected, report, clock, stop).await {
@@ -219,9 +228,10 @@ pub async fn start_in(config: Config, outside: Outside) -> Result<Running, Error
     let (intake, ingest) = Ingest::new(store.clone(), recent, config.store.commit_interval, clock);
     rooms.spawn_asked(Room::Ingest, "ingest".to_owned(), ingest.run());
     for (settings, report) in config.sources.iter().zip(source_reports) {
-        start_source(settings, &config, &intake, &store, &known, report, clock, source.as_ref(), &mut rooms);
+        start_source(settings, &config, &intake, &store, &known, report, clock, source.as_ref(), rooms);
     }
     info!(agent = %config.agent_id, epoch = %store.books().borrow().epoch, "agent started");
+    let rooms = std::mem::take(rooms);
     Ok(Running {
         rooms: rooms.set,
         alive: rooms.alive,
@@ -371,6 +381,19 @@ impl Rooms {
     fn spawn(&mut self, room: Room, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.set.spawn(task);
         self.alive.insert(task.id(), room);
+    }
+
+    /// Ends those that run, when not all could be started.
+    async fn end(mut self) {
+        for stop in
+            [&self.stop_sources, &self.stop_windows, &self.drain_sinks, &self.abort_sinks, &self.stop_admin]
+        {
+            stop.cancel();
+        }
+        let ended = async { while self.set.join_next().await.is_some() {} };
+        if timeout(STOP, ended).await.is_err() {
+            warn!("not everything that had been started ended in time");
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Stopping and damage, with the real rooms.
 
+use std::fmt::Write;
+
 use redb::{ReadableDatabase, TableDefinition};
 use tempfile::TempDir;
 
@@ -12,12 +14,15 @@ use crate::window::Log;
 const PATIENCE: Duration = Duration::from_secs(8);
 
 async fn agent(dir: &TempDir, more: &str) -> Running {
+    start(config(dir, more), Clock::system()).await.unwrap()
+}
+
+fn config(dir: &TempDir, more: &str) -> Config {
     let text = format!(
         "[agent]\nid = \"gw\"\ndata_dir = \"{dir}\"\nclock = \"trusted\"\n[admin]\nlisten = \"\"\nsocket = \"{dir}/a.sock\"\n{more}",
         dir = dir.path().display()
     );
-    let loaded = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap();
-    start(loaded.config, Clock::system()).await.unwrap()
+    crate::config::parse(&text, "test.toml", &crate::config::System).unwrap().config
 }
 
 fn group(count: u64) -> Group {
@@ -149,4 +154,21 @@ async fn a_damaged_chunk_is_lost_to_the_windows_and_does_not_end_them() {
         Ok(Seq(21)),
         "an error here ends the windows room, and with it the agent, at every start"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_had_been_started_is_ended_when_the_rest_cannot_be() {
+    let dir = TempDir::new().unwrap();
+    let papers = dir.path().join("ca.pem");
+    std::fs::write(&papers, "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n").unwrap();
+    let mut sink = "[sinks.cloud]\ntype = \"http\"\nurl = \"https://127.0.0.1:9/\"\n".to_owned();
+    let good = config(&dir, &sink);
+    writeln!(sink, "tls = {{ ca_file = {papers:?} }}").unwrap();
+    let bad = config(&dir, &sink);
+    for _ in 0..5 {
+        let started = start(bad.clone(), Clock::system()).await;
+        assert!(matches!(started, Err(Error::Sink { .. })));
+        let running = start(good.clone(), Clock::system()).await.unwrap();
+        running.stop().await.unwrap();
+    }
 }

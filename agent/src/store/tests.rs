@@ -284,6 +284,19 @@ async fn a_second_process_is_told_that_the_store_is_in_use() {
 }
 
 #[tokio::test]
+async fn the_file_is_free_once_the_writer_has_ended_whoever_would_still_read() {
+    let dir = TempDir::new().unwrap();
+    let Running { store, writer, .. } = Running::open(&dir, |_| {});
+    store.append(readings(0, 10)).await.unwrap();
+    let reader = store.reader().clone();
+    drop(store);
+    writer.await.unwrap();
+    let again = Running::open(&dir, |_| {});
+    assert_eq!(numbers(&again.store).len(), 10);
+    assert!(reader.dead_letters(0, 1).is_err());
+}
+
+#[tokio::test]
 async fn a_store_of_a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(&dir, |_| {});

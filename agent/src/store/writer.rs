@@ -149,6 +149,9 @@ impl Writer {
         if !self.work.is_empty() {
             self.commit().await;
         }
+        // A sink that broke off may be reading to this moment. Who starts again at once must find the file free.
+        let file = Arc::clone(&self.ends.reader.file);
+        blocking(move || file.close()).await;
     }
 
     /// Waits until a commit is due. Cancel-safe: what was received is in `work`.
