@@ -26,6 +26,7 @@ mod restart;
 mod serial;
 mod store_commands;
 mod storm;
+mod tls;
 mod windows;
 
 use harness::{Agent, Cloud};

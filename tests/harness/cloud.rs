@@ -205,6 +205,12 @@ impl Cloud {
         cloud
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where batches are to be posted.
     #[must_use]
     pub fn url(&self) -> String {

@@ -21,6 +21,7 @@ pub mod receiver;
 pub mod sensor;
 pub mod simulated_disk;
 pub mod socket;
+pub mod tls;
 pub mod witness;
 
 pub use agent::Agent;
