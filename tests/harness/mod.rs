@@ -46,7 +46,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// Waits until `condition` gives something, and fails the test with `what` if it never does.
 ///
 /// # Panics
-/// After `within`.
+/// After `within`, times `HOLDFAST_PATIENCE`.
 pub async fn wait_for<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -59,10 +59,21 @@ where
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
+    let within = within * patience();
     match tokio::time::timeout(within, asking).await {
         Ok(found) => found,
         Err(_) => panic!("waited {within:?} in vain for {what}"),
     }
+}
+
+/// How many times longer everything may take: `HOLDFAST_PATIENCE`, for programs in an emulator; else 1.
+///
+/// # Panics
+/// If it is no number.
+#[must_use]
+pub fn patience() -> u32 {
+    std::env::var("HOLDFAST_PATIENCE")
+        .map_or(1, |times| times.parse().expect("HOLDFAST_PATIENCE is a whole number"))
 }
 
 /// A port on the loopback that nobody listens on now.

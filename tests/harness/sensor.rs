@@ -19,6 +19,8 @@ const WINDOW: usize = 20;
 /// Packet ids used: few, so that they come round often.
 const PACKET_IDS: u16 = 50;
 
+/// What an agent that is stopping answers to a CONNECT of 3.1.1; sensors come again.
+const UNAVAILABLE: u8 = 3;
 /// The last word of QoS 2.
 const PUBCOMP: u8 = 0x70;
 
@@ -232,6 +234,9 @@ impl Sensor {
         self.line().flush().await?;
         let mut answer = [0; 4];
         self.line().read_exact(&mut answer).await?;
+        if answer[3] == UNAVAILABLE {
+            return Err(io::Error::other("it is stopping"));
+        }
         assert_eq!((answer[0], answer[3]), (0x20, 0), "the connection is refused");
         for id in self.to_release.clone() {
             self.release(id).await?;
