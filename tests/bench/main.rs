@@ -6,6 +6,7 @@ mod agent;
 mod broker;
 mod clock;
 mod cloud;
+mod emulated;
 mod line;
 mod load;
 mod payload;
@@ -18,15 +19,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use crate::scenarios::{ALL, Options};
+use crate::scenarios::{ALL, OF_DIST, Options};
 use crate::table::Table;
 
 const USAGE: &str = "\
 usage: holdfast-bench [--only a,b,…] [--readings N] [--backlog-mib N] [--agent FILE] [--dir DIR] [--perf DIR]
 
   --only         a saturated through mosquitto, b saturated on the own listener, c 3 000/s through mosquitto,
-                 d 50/s for a minute, e backlog of 180 000, f idle, g start, h binary, serial a line of
-                 921 600 baud; default: all
+                 d 50/s for a minute, e backlog of 180 000, f idle, g start, h binary, i 1 000/s on the own
+                 listener, serial a line of 921 600 baud; default: all these. Of what scripts/dist has built:
+                 packages; amd64, arm64, armhf count instructions in QEMU
   --readings     of the saturated runs (default 1000000)
   --backlog-mib  of the start with a backlog (default 512)
   --agent        the daemon (default: holdfast beside this program)
@@ -37,6 +39,8 @@ fn main() -> anyhow::Result<()> {
     let mut only: Option<Vec<String>> = None;
     let beside = std::env::current_exe()?.with_file_name("holdfast");
     let mut options = Options {
+        built: beside.with_file_name("../dist"),
+        packages: PathBuf::from("dist"),
         agent: beside,
         readings: 1_000_000,
         backlog_mib: 512,
@@ -59,12 +63,13 @@ fn main() -> anyhow::Result<()> {
     let before = process::load_average();
     let mut table = Table::default();
     let mut failed = Vec::new();
-    for scenario in &ALL {
-        if only.as_ref().is_none_or(|only| only.iter().any(|key| key == scenario.key)) {
-            // One that fails does not take the figures of the others along.
-            if let Err(error) = scenario.run(&options, &mut table) {
-                failed.push(format!("{error:#}"));
-            }
+    let wanted = |key: &str| only.as_ref().map(|only| only.iter().any(|one| one == key));
+    let usual = ALL.iter().filter(|scenario| wanted(scenario.key).unwrap_or(true));
+    let of_dist = OF_DIST.iter().filter(|scenario| wanted(scenario.key).unwrap_or(false));
+    for scenario in usual.chain(of_dist) {
+        // One that fails does not take the figures of the others along.
+        if let Err(error) = scenario.run(&options, &mut table) {
+            failed.push(format!("{error:#}"));
         }
     }
     let mut out = std::io::stdout().lock();

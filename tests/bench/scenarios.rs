@@ -12,6 +12,7 @@ use crate::agent::{Agent, Setup, Source, free_port};
 use crate::broker::Broker;
 use crate::clock::{now, pause, wait};
 use crate::cloud::Cloud;
+use crate::emulated;
 use crate::line::{Line, Speech};
 use crate::load::{Load, Sent};
 use crate::payload::Payload;
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// Of redb's writes only that of the file's header, one for each commit, is no whole page: 320 bytes.
 const HEADER_ROUNDING_BYTES: u64 = 4_096 - 320;
 /// Messages that a publisher keeps unacknowledged.
-const IN_FLIGHT: u64 = 100;
+pub(crate) const IN_FLIGHT: u64 = 100;
 /// Readings of the backlog: a minute's outage at 3 000 a second.
 const BACKLOG: u64 = 180_000;
 
@@ -38,6 +39,10 @@ pub(crate) struct Options {
     pub(crate) dir: PathBuf,
     /// Profiles the saturated runs into this folder.
     pub(crate) perf: Option<PathBuf>,
+    /// Where `scripts/dist` builds, a folder for each target.
+    pub(crate) built: PathBuf,
+    /// Where it leaves packages.
+    pub(crate) packages: PathBuf,
 }
 
 /// One scenario.
@@ -48,7 +53,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 9] = [
+pub(crate) const ALL: &[Scenario] = &[
     Scenario { key: "a", name: "saturated through mosquitto", run: through_mosquitto },
     Scenario { key: "b", name: "saturated, own listener", run: own_listener },
     Scenario { key: "c", name: "3 000/s through mosquitto", run: paced },
@@ -57,7 +62,28 @@ pub(crate) const ALL: [Scenario; 9] = [
     Scenario { key: "f", name: "idle", run: idle },
     Scenario { key: "g", name: "start", run: start },
     Scenario { key: "h", name: "binary", run: binary },
+    Scenario { key: "i", name: "1 000/s, own listener", run: steady },
     Scenario { key: "serial", name: "serial line, 921 600 baud", run: serial },
+];
+
+/// What `scripts/dist` has built; not measured unless it is asked for.
+pub(crate) const OF_DIST: &[Scenario] = &[
+    Scenario { key: "packages", name: "packages", run: packages },
+    Scenario {
+        key: "amd64",
+        name: "amd64 in QEMU",
+        run: |o, t, n| emulated::measure(&emulated::AMD64, o, t, n),
+    },
+    Scenario {
+        key: "arm64",
+        name: "arm64 in QEMU",
+        run: |o, t, n| emulated::measure(&emulated::ARM64, o, t, n),
+    },
+    Scenario {
+        key: "armhf",
+        name: "armhf in QEMU",
+        run: |o, t, n| emulated::measure(&emulated::ARMHF, o, t, n),
+    },
 ];
 
 impl Scenario {
@@ -69,7 +95,7 @@ impl Scenario {
 }
 
 /// An agent with all that is around it. Fields are dropped in this order.
-struct Stage {
+pub(crate) struct Stage {
     agent: Agent,
     cloud: Cloud,
     broker: Option<Broker>,
@@ -89,7 +115,7 @@ impl Stage {
         Self::new(options, dir, Source::Broker(port), Some(broker), window)
     }
 
-    fn with_listener(options: &Options, window: &'static str) -> anyhow::Result<Self> {
+    pub(crate) fn with_listener(options: &Options, window: &'static str) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir_in(&options.dir)?;
         let port = free_port()?;
         Self::new(options, dir, Source::Listener(port), None, window)
@@ -115,7 +141,7 @@ impl Stage {
         Ok(Self { agent, cloud, broker, port, before, device_before, commits_before, profiler: None, dir })
     }
 
-    fn load(&self, messages: u64) -> Load {
+    pub(crate) fn load(&self, messages: u64) -> Load {
         Load { port: self.port, messages, payload: Payload::Usual }
     }
 
@@ -145,7 +171,7 @@ impl Stage {
     }
 
     /// Waits until the cloud has everything; how long that took since the load began.
-    fn delivered(&self, sent: &Sent) -> anyhow::Result<Duration> {
+    pub(crate) fn delivered(&self, sent: &Sent) -> anyhow::Result<Duration> {
         wait("delivery", Duration::from_millis(5), LIMIT, || {
             let is_wrong = self.cloud.received().fault.is_some();
             (is_wrong || self.cloud.readings() >= sent.messages).then(|| sent.started.elapsed())
@@ -181,7 +207,7 @@ impl Stage {
     }
 
     /// Nothing was left out, and the agent thinks so, too.
-    fn check_books(&self, messages: u64) -> anyhow::Result<()> {
+    pub(crate) fn check_books(&self, messages: u64) -> anyhow::Result<()> {
         let stored = self.agent.number("/sources/plant/stored")?;
         ensure!(stored == messages, "{messages} messages sent, {stored} stored");
         let received = self.cloud.received().readings;
@@ -426,6 +452,44 @@ fn serial(options: &Options, table: &mut Table, name: &'static str) -> anyhow::R
 fn binary(options: &Options, table: &mut Table, name: &'static str) -> anyhow::Result<()> {
     let bytes = std::fs::metadata(&options.agent)?.len();
     table.add(name, "size, stripped", as_f64(bytes) / MB, "MB", Target::AtMost(9.0));
+    Ok(())
+}
+
+/// For so long; windows of ten seconds come and go, and with them what they take of the memory.
+const STEADY_S: u32 = 60;
+
+fn steady(options: &Options, table: &mut Table, name: &'static str) -> anyhow::Result<()> {
+    const RATE: u32 = 1_000;
+    let stage = Stage::with_listener(options, "10s")?;
+    let readings = u64::from(RATE * STEADY_S);
+    let sent = stage.load(readings).pace(RATE)?;
+    let (used, written) = (stage.used()?, stage.written()?);
+    let seconds = sent.started.elapsed().as_secs_f64();
+    stage.delivered(&sent)?;
+    stage.check_books(readings)?;
+    table.add(name, "rate", as_f64(readings) / sent.took.as_secs_f64(), "/s", Target::None);
+    table.add(name, "CPU", used.cpu_s / seconds * 100.0, "% of a core", Target::None);
+    table.add(name, "RSS", as_f64(used.rss_bytes) / MB, "MB", Target::None);
+    table.add(name, "peak RSS", as_f64(used.peak_rss_bytes) / MB, "MB", Target::None);
+    table.add(name, "commits", as_f64(written.commits) / seconds, "/s", Target::None);
+    table.add(name, "written", as_f64(written.file_bytes) / 1_024.0 / seconds, "KiB/s", Target::None);
+    Ok(())
+}
+
+fn packages(options: &Options, table: &mut Table, name: &'static str) -> anyhow::Result<()> {
+    let mut found = 0;
+    for (arch, ending) in [("amd64", "_amd64.deb"), ("arm64", "_arm64.deb"), ("armhf", "_armhf.deb")] {
+        let folder = std::fs::read_dir(&options.packages)
+            .with_context(|| format!("cannot read {}", options.packages.display()))?;
+        for file in folder {
+            let file = file?;
+            if file.file_name().to_string_lossy().ends_with(ending) {
+                table.add(name, arch, as_f64(file.metadata()?.len()) / MB, "MB", Target::None);
+                found += 1;
+            }
+        }
+    }
+    ensure!(found > 0, "no packages in {}; scripts/dist makes them", options.packages.display());
     Ok(())
 }
 
