@@ -23,6 +23,10 @@ async fn mosquitto_pub_publishes_with_every_qos_and_version() {
             for _ in 0..3 {
                 crate::mosquitto_pub(&arguments).await;
                 expected += 1;
+                // With QoS 0 it does not wait until it was heard; the next one takes its name, and would cut it off.
+                agent
+                    .wait_for("it to be heard", |status| status.source("direct", "received") == expected)
+                    .await;
             }
         }
     }
