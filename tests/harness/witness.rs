@@ -15,9 +15,22 @@ pub struct Witness(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// How often each reading was handed over as a new one (DUP = 0).
-    handed_over: BTreeMap<Mark, usize>,
+    handed_over: BTreeMap<Mark, Vec<HandOver>>,
+    /// What came last under each packet id, on whichever connection, since the broker had no session.
+    last: BTreeMap<[u8; 2], Mark>,
     acked: BTreeSet<Mark>,
+}
+
+/// One PUBLISH.
+#[derive(Clone, Debug)]
+struct HandOver {
+    /// `None` with QoS 0.
+    packet_id: Option<[u8; 2]>,
+    is_dup: bool,
+    /// What came under the same packet id before, if it was something else.
+    instead_of: Option<Mark>,
+    /// False if it must be recognised: DUP = 1, and nothing else came under its packet id since it did.
+    is_new: bool,
 }
 
 impl Witness {
@@ -40,13 +53,25 @@ impl Witness {
         self.0.lock().unwrap().acked.clone()
     }
 
-    /// How often the broker handed this reading over as a new one.
+    /// How often the broker handed this reading over without its being possible to recognise it: with DUP = 0, or with DUP = 1
+    /// under a packet id that this reading did not come under last. The latter is no rarity: what a broker has written into a dying
+    /// connection it calls a repeat the next time, and what a sensor sends it again after a restart is another message to it.
     ///
     /// # Panics
     /// If a tap did.
     #[must_use]
     pub fn handed_over(&self, mark: &Mark) -> usize {
-        self.0.lock().unwrap().handed_over.get(mark).copied().unwrap_or(0)
+        let heard = self.0.lock().unwrap();
+        heard.handed_over.get(mark).map_or(0, |all| all.iter().filter(|one| one.is_new).count())
+    }
+
+    /// Every hand-over of this reading, to be shown with a failure.
+    ///
+    /// # Panics
+    /// If a tap did.
+    #[must_use]
+    pub fn story(&self, mark: &Mark) -> String {
+        format!("{:?}", self.0.lock().unwrap().handed_over.get(mark))
     }
 }
 
@@ -71,6 +96,7 @@ impl Tap for Line {
             Way::Down => &mut self.down,
         }) {
             match (way, first >> 4) {
+                (Way::Down, 2) => self.connected(&body),
                 (Way::Down, 3) => self.published(first, &body),
                 (Way::Up, 4) => self.acked(&body),
                 _ => {}
@@ -80,6 +106,13 @@ impl Tap for Line {
 }
 
 impl Line {
+    /// CONNACK: without a session the packet ids mean nothing any more.
+    fn connected(&mut self, body: &[u8]) {
+        if body[0] & 1 == 0 {
+            self.heard.lock().unwrap().last.clear();
+        }
+    }
+
     fn published(&mut self, first: u8, body: &[u8]) {
         let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
         let (topic, rest) = body[2..].split_at(length);
@@ -88,9 +121,18 @@ impl Line {
         let device = String::from_utf8_lossy(topic).split('/').nth(1).unwrap_or_default().to_owned();
         let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
         let mark = (device, payload["n"].as_u64().unwrap());
-        if first & 0x08 == 0 {
-            *self.heard.lock().unwrap().handed_over.entry(mark.clone()).or_default() += 1;
-        }
+        let is_dup = first & 0x08 != 0;
+        let mut heard = self.heard.lock().unwrap();
+        let before = id.and_then(|id| heard.last.insert(id, mark.clone()));
+        let is_new = !is_dup || before.as_ref() != Some(&mark);
+        let instead_of = before.filter(|before| *before != mark);
+        heard.handed_over.entry(mark.clone()).or_default().push(HandOver {
+            packet_id: id,
+            is_dup,
+            instead_of,
+            is_new,
+        });
+        drop(heard);
         if let Some(id) = id {
             self.under_way.insert(id, mark);
         }
