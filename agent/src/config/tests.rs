@@ -559,6 +559,8 @@ fn sinks_are_checked() {
     let with = |line: &str| format!("{SINK}{line}\n");
     check(&SINK.replace("\"http\"", "\"htp\""), "2:8: sinks.c.type: ", "did you mean \"http\"?");
     check(&SINK.replace("https://", "htps://"), "3:7: sinks.c.url: ", "did you mean \"https://h/x\"?");
+    check(&SINK.replace("https://h/", "https://bücher.example/"), "3:7: sinks.c.url: ", "a host in ASCII");
+    assert_eq!(config(&SINK.replace("https://h/", "https://xn--bcher-kva.example/")).sinks.len(), 1);
     check(&with("streams = [\"reading\"]"), "4:12: sinks.c.streams[0]: ", "did you mean \"readings\"?");
     check(
         &with("streams = [\"readings\", \"readings\"]"),

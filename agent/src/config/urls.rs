@@ -44,6 +44,9 @@ pub(super) const SINK: Form = Form {
     path: Path::Allowed,
 };
 
+/// What a host with other letters should be. We have no tables of Unicode to translate it ourselves.
+const HOST_IN_ASCII: &str = "a host in ASCII, such as \"xn--bcher-kva.example\" for \"bücher.example\"";
+
 /// True if what is sent to `url` leaves this host, where others may read it.
 pub(super) fn is_readable_on_its_way(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
@@ -61,14 +64,14 @@ pub(super) fn url(report: &Report<'_>, given: &Given<&str>, form: &Form) -> Opti
         report.fault(&given.place, Problem::UserinfoInUrl { remedy: form.credentials });
         return None;
     }
+    let expected = if authority.is_ascii() { form.expected } else { HOST_IN_ASCII };
     let wrong = |nearest| {
         if text.contains(['@', '?']) {
             // What follows may be a password with a slash in it, or a token.
             let text = "the URL (not shown)".to_owned();
-            report
-                .fault(&given.place, Problem::Invalid { text, nearest, expected: form.expected.to_owned() });
+            report.fault(&given.place, Problem::Invalid { text, nearest, expected: expected.to_owned() });
         } else {
-            invalid(report, &given.place, nearest, form.expected);
+            invalid(report, &given.place, nearest, expected);
         }
     };
     let Some((scheme, _)) = text.split_once("://") else {
