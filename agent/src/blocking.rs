@@ -1,6 +1,7 @@
 //! Work that blocks (redb, encoding, compressing), kept off the threads that run the rooms.
 
 use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -29,22 +30,37 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// As [`blocking`], for what may take as long as it likes: reading a whole store through.
 pub async fn blocking_for_long<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let result = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&result);
+    run(Box::new(move || {
+        let done = work();
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    }))
+    .await;
+    let done = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match done {
+        Some(done) => done,
+        // Not run, as the runtime ends; nobody will ask for the result.
+        None => std::future::pending().await,
+    }
+}
+
+/// Not generic: what the runtime brings for each type of task takes some 4 KiB of the binary.
+async fn run(work: Box<dyn FnOnce() + Send>) {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => {
-            let done = work();
+            work();
             let duration = TAKES.get();
             if !duration.is_zero() {
                 tokio::time::sleep(duration).await;
             }
-            done
         }
-        _ => match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(failure) => match failure.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends; nobody will ask for the result.
-                Err(_) => std::future::pending().await,
-            },
-        },
+        _ => {
+            if let Err(failure) = tokio::task::spawn_blocking(work).await
+                && let Ok(panic) = failure.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 }

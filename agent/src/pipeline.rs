@@ -19,6 +19,7 @@ pub use outside::{MakeTransport, Outside, RunSource};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -374,11 +375,13 @@ impl Rooms {
     /// A room that is asked for signs of life under this name.
     fn spawn_asked(&mut self, room: Room, name: String, task: impl Future<Output = ()> + Send + 'static) {
         let limit = if room == Room::Writer { pulse::LIMIT_ON_DISK } else { pulse::LIMIT };
-        let task = self.asked.add(name, limit).carried_by(task);
-        self.spawn(room, task);
+        // Boxed here and in `spawn`: what the runtime brings for each type of task takes some 4 KiB of the binary.
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
+        self.spawn(room, self.asked.add(name, limit).carried_by(task));
     }
 
     fn spawn(&mut self, room: Room, task: impl Future<Output = ()> + Send + 'static) {
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
         let task = self.set.spawn(task);
         self.alive.insert(task.id(), room);
     }
