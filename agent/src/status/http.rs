@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::{DeadLetters, Entry, Page, Selection};
@@ -132,7 +133,7 @@ impl Admin {
                 return Ok(());
             };
             let hosts = Hosts::new(address, &machine_name());
-            serve(listener, tcp_routes(Arc::clone(&inputs), hosts), stop.clone()).await
+            serve(Either::Left(listener), tcp_routes(Arc::clone(&inputs), hosts), stop.clone()).await
         };
         let socket = async {
             // The file goes when the serving ends.
@@ -140,7 +141,8 @@ impl Admin {
                 stop.cancelled().await;
                 return Ok(());
             };
-            serve(listener, socket_routes(Arc::clone(&inputs), dead_letters), stop.clone()).await
+            serve(Either::Right(listener), socket_routes(Arc::clone(&inputs), dead_letters), stop.clone())
+                .await
         };
         let all = async { tokio::try_join!(tcp, socket).map(|((), ())| ()) };
         let late = async {
@@ -156,11 +158,11 @@ impl Admin {
     }
 }
 
-async fn serve<L>(listener: L, routes: Router, stop: CancellationToken) -> io::Result<()>
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
+async fn serve(
+    listener: Either<TcpListener, UnixListener>,
+    routes: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
     axum::serve(Bounded::new(listener), routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

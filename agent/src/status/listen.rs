@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_util::either::Either;
 
 use super::http::Error;
 
@@ -29,43 +30,47 @@ const NEXT_ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// Bytes that a client may send for one answer: a browser's request with all its headers has a tenth.
 const MAX_REQUEST_BYTES: usize = 32 << 10;
 
-/// A listener whose connections are bounded.
-pub(crate) struct Bounded<L> {
-    listener: L,
+/// A listener whose connections are bounded. One type for both kinds: what serves HTTP comes once for each type of connection.
+pub(crate) struct Bounded {
+    listener: Either<TcpListener, UnixListener>,
     places: Arc<Semaphore>,
 }
 
-impl<L: Listener> Bounded<L> {
-    pub(crate) fn new(listener: L) -> Self {
+impl Bounded {
+    pub(crate) fn new(listener: Either<TcpListener, UnixListener>) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 }
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Connection<L::Io>;
-    type Addr = L::Addr;
+impl Listener for Bounded {
+    type Io = Connection;
+    // Nobody asks who it is, and those at the socket have no address.
+    type Addr = ();
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+    async fn accept(&mut self) -> (Connection, ()) {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
-        let (io, address) = self.listener.accept().await;
-        (Connection::new(io, place), address)
+        let io = match &mut self.listener {
+            Either::Left(tcp) => Either::Left(Listener::accept(tcp).await.0),
+            Either::Right(socket) => Either::Right(Listener::accept(socket).await.0),
+        };
+        (Connection::new(io, place), ())
     }
 
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// A connection that ends by itself if it gets no answer for too long, or asks with too many bytes.
-pub(crate) struct Connection<S> {
-    io: S,
+pub(crate) struct Connection {
+    io: Either<TcpStream, UnixStream>,
     deadline: Pin<Box<Sleep>>,
     request_bytes: usize,
     _place: OwnedSemaphorePermit,
 }
 
-impl<S> Connection<S> {
-    fn new(io: S, place: OwnedSemaphorePermit) -> Self {
+impl Connection {
+    fn new(io: Either<TcpStream, UnixStream>, place: OwnedSemaphorePermit) -> Self {
         let deadline = Box::pin(tokio::time::sleep(FIRST_ANSWER_WITHIN));
         Self { io, deadline, request_bytes: 0, _place: place }
     }
@@ -87,7 +92,7 @@ fn later() -> tokio::time::Instant {
     crate::clock::Clock::system().monotonic() + NEXT_ANSWER_WITHIN
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -106,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
