@@ -6,6 +6,7 @@ pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod few;
 pub mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

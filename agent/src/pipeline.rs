@@ -42,7 +42,7 @@ use crate::source::{self, Settings as SourceSettings};
 use crate::status::{self, Admin, Inputs, SinkInput, SourceInput, SourceKind, WindowReport, WindowsReport};
 use crate::store::work::SinkSpec;
 use crate::store::{self, Medium, Opened, Published, Store, WindowsPresence};
-use crate::window;
+use crate::{few, window};
 
 /// How long sinks may go on sending what is pending when the agent stops. What is not sent stays in the store.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -526,7 +526,7 @@ fn connected(inputs: &Inputs, rooms: &mut Rooms) -> watch::Receiver<BTreeMap<Str
         let sources = inputs.sources.borrow();
         sources.iter().map(|(name, input)| (name.clone(), input.report.clone())).collect()
     };
-    let all = reports.iter().map(|(name, _)| (name.clone(), false)).collect();
+    let all = few::map(reports.iter().map(|(name, _)| (name.clone(), false)));
     let (connected, seen) = watch::channel(all);
     for (name, mut report) in reports.drain(..) {
         let (connected, stop) = (connected.clone(), rooms.stop_admin.clone());
@@ -561,7 +561,7 @@ fn windows_reports(to: watch::Sender<WindowsReport>, rooms: &mut Rooms) -> watch
                     (counts.window.to_string(), report)
                 });
                 WindowsReport {
-                    windows: windows.collect(),
+                    windows: few::map(windows),
                     newest: report.newest.iter().rev().cloned().collect(),
                 }
             };

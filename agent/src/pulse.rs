@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::few;
+
 /// How often rooms are asked. Each time wakes every room once.
 pub const ASK_EVERY: Duration = Duration::from_secs(5);
 /// A room that does not answer for longer is hung. Far above anything that a room does in one go, also on a board that swaps.
@@ -166,7 +168,7 @@ impl Rooms {
             }
             true
         });
-        rooms.iter().map(|room| (room.name.clone(), room.vital)).collect()
+        few::map(rooms.iter().map(|room| (room.name.clone(), room.vital)))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::blocking::blocking;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::few;
 use crate::ingest::Subscription;
 use crate::ingest::decode::{Decoded, Decoder, Rejection};
 use crate::reading::{ClockLine, Reading, Remarks, ReplayOf};
@@ -107,7 +108,7 @@ impl Letters {
             };
             (settings.name().to_owned(), source)
         });
-        Self { store: store.clone(), sources: Arc::new(sources.collect()), turn: Arc::default() }
+        Self { store: store.clone(), sources: Arc::new(few::map(sources)), turn: Arc::default() }
     }
 
     async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, Error> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Record};
+use crate::few;
 use crate::stream::Epoch;
 use crate::wire::{self, Previous};
 
@@ -47,7 +48,7 @@ type Key = (String, Epoch, String);
 impl Books {
     pub(super) fn from_streams(streams: Vec<StreamBooks>) -> Self {
         let keyed = |books: StreamBooks| ((books.agent.clone(), books.epoch, books.stream.clone()), books);
-        Self { streams: streams.into_iter().map(keyed).collect() }
+        Self { streams: few::map(streams.into_iter().map(keyed)) }
     }
 
     pub(super) fn streams(&self) -> impl Iterator<Item = &StreamBooks> {

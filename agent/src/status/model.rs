@@ -13,7 +13,7 @@ use crate::store::ledger::{Books, DamageBooks, DeadLetterBooks, Ledger, Presence
 use crate::store::nodes::Missed;
 use crate::store::report::{Histogram, Recovering, State as StoreState};
 use crate::stream::{Epoch, Stream};
-use crate::{forward, pulse, source, store};
+use crate::{few, forward, pulse, source, store};
 
 /// The whole status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -348,7 +348,7 @@ impl Status {
             if epoch.is_some() && report.recovering.is_none() { Access::Open } else { Access::Closed };
         let state = agent_state(access, report.state, &sources, &sinks);
         let rooms: BTreeMap<String, RoomStatus> =
-            inputs.rooms.borrow().iter().map(|(room, vital)| (room.clone(), vital.into())).collect();
+            few::map(inputs.rooms.borrow().iter().map(|(room, vital)| (room.clone(), vital.into())));
         Self {
             agent: inputs.agent.clone(),
             epoch,
@@ -364,14 +364,15 @@ impl Status {
             summary: super::text::summary(state, access, &report, &sources, &sinks)
                 + &super::text::hung(&rooms),
             balanced: sinks.values().all(|sink| sink.balanced),
-            streams: Stream::ALL
-                .into_iter()
-                .map(|stream| (stream.to_string(), stream_status(&books, &report, stream)))
-                .collect(),
+            streams: few::map(
+                Stream::ALL
+                    .into_iter()
+                    .map(|stream| (stream.to_string(), stream_status(&books, &report, stream))),
+            ),
             store: StoreStatus { damage: damage(&books.damage), ..report.into() },
             sources,
             sinks,
-            windows: windows.windows.iter().map(|(name, window)| (name.clone(), (*window).into())).collect(),
+            windows: few::map(windows.windows.iter().map(|(name, window)| (name.clone(), (*window).into()))),
             newest_windows: windows.newest.iter().map(NewestWindow::from).collect(),
             dead_letters: books.dead_letters.into(),
             rooms,
@@ -404,12 +405,10 @@ fn agent_state(
 /// All sources that are configured, or that the books remember.
 fn sources(books: &Books, inputs: &BTreeMap<String, SourceInput>) -> BTreeMap<String, SourceStatus> {
     let names = inputs.keys().chain(books.sources.keys());
-    names
-        .map(|name| {
-            let counts = books.sources.get(name).copied().unwrap_or_default();
-            (name.clone(), source_status(counts, devices(name, books, inputs.get(name)), inputs.get(name)))
-        })
-        .collect()
+    few::map(names.map(|name| {
+        let counts = books.sources.get(name).copied().unwrap_or_default();
+        (name.clone(), source_status(counts, devices(name, books, inputs.get(name)), inputs.get(name)))
+    }))
 }
 
 /// A source whose messages the store does not take is blocked, whether or not it has noticed yet.
@@ -477,12 +476,10 @@ fn sinks(
 ) -> BTreeMap<String, SinkStatus> {
     let unknown = SinkBooks::default();
     let names = inputs.keys().chain(books.sinks.keys());
-    names
-        .map(|name| {
-            let sink = books.sinks.get(name).unwrap_or(&unknown);
-            (name.clone(), sink_status(books, sink, inputs.get(name), now))
-        })
-        .collect()
+    few::map(names.map(|name| {
+        let sink = books.sinks.get(name).unwrap_or(&unknown);
+        (name.clone(), sink_status(books, sink, inputs.get(name), now))
+    }))
 }
 
 fn sink_status(
@@ -513,7 +510,7 @@ fn sink_status(
         sent_bytes: report_or_nothing.sent_bytes,
         requests: report_or_nothing.requests,
         balanced: ledgers.iter().all(|(stream, ledger)| ledger.balances(books.stream(*stream).appended())),
-        streams: ledgers.into_iter().map(|(stream, ledger)| (stream.to_string(), ledger)).collect(),
+        streams: few::map(ledgers.into_iter().map(|(stream, ledger)| (stream.to_string(), ledger))),
     }
 }
 
@@ -547,7 +544,7 @@ fn damage(books: &DamageBooks) -> Option<DamageStatus> {
         return None;
     }
     let by_stream = |counts: [u64; 3]| {
-        Stream::ALL.into_iter().zip(counts).map(|(stream, count)| (stream.to_string(), count)).collect()
+        few::map(Stream::ALL.into_iter().zip(counts).map(|(stream, count)| (stream.to_string(), count)))
     };
     Some(DamageStatus {
         moved_aside: books.moved_aside,
@@ -592,16 +589,17 @@ impl From<&WindowRecord> for NewestWindow {
         Self {
             window: record.window.to_string(),
             device: record.device.to_string(),
-            tags: record.tags.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            tags: few::map(record.tags.iter().map(|(name, value)| (name.to_string(), value.to_string()))),
             field: record.field.to_string(),
             start: record.start.to_string(),
             end: record.end.to_string(),
             revision: record.revision,
-            aggregates: record
-                .aggregates
-                .iter()
-                .filter_map(|(name, value)| Some((name.to_string(), number(*value)?)))
-                .collect(),
+            aggregates: few::map(
+                record
+                    .aggregates
+                    .iter()
+                    .filter_map(|(name, value)| Some((name.to_string(), number(*value)?))),
+            ),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::Settings;
 use super::bus::Fault;
 use super::drivers::Failure;
 use super::settings::Sensor;
+use crate::few;
 use crate::source::{DeviceReport, Report, State};
 
 /// Publishes state and logs changes of it.
@@ -45,7 +46,7 @@ impl Reporter {
             let about = DeviceReport { about: about(sensor), ..DeviceReport::default() };
             (Arc::from(sensor.device.as_str()), about)
         });
-        let report = Report { devices: devices.collect(), ..Report::default() };
+        let report = Report { devices: few::map(devices), ..Report::default() };
         let this = Self {
             name: settings.name.clone(),
             hint: hint(&settings.bus),

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::schedule::{News, Overload};
 use super::unit::{Trouble, Unit};
 use crate::causes::chain;
+use crate::few;
 use crate::source::{DeviceReport, LineCounts, Report, State, port};
 
 /// Publishes state and logs changes of it.
@@ -43,10 +44,11 @@ impl Reporter {
         about: BTreeMap<Arc<str>, String>,
         sender: watch::Sender<Report>,
     ) -> Self {
-        let devices = about
-            .into_iter()
-            .map(|(device, about)| (device, DeviceReport { about, ..DeviceReport::default() }))
-            .collect();
+        let devices = few::map(
+            about
+                .into_iter()
+                .map(|(device, about)| (device, DeviceReport { about, ..DeviceReport::default() })),
+        );
         let report = Report { devices, rounds_skipped: Some(0), ..Report::default() };
         let (name, overload) = (name.to_owned(), Overload::default());
         Self { name, place, interval, sender, report, logged: None, blocked: Blocked::No, overload }

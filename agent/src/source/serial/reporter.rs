@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::health::Condition;
 use crate::causes::chain;
+use crate::few;
 use crate::source::port::{Place, Trouble};
 use crate::source::{DeviceReport, LineCounts, Report, State};
 
@@ -102,7 +103,7 @@ impl Reporter {
             }
             report.line = line;
             report.devices =
-                devices.iter().map(|(name, device)| (Arc::clone(name), (*device).clone())).collect();
+                few::map(devices.iter().map(|(name, device)| (Arc::clone(name), (*device).clone())));
             true
         });
     }
