@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use toml::de::DeTable;
 
 use crate::source::listen::users;
 
@@ -67,7 +68,7 @@ fn with_user(text: &str, name: &str, hash: &str) -> String {
 
 /// Whether `line` is the one that sets `name`, however its key is quoted.
 fn is_of(line: &str, name: &str) -> bool {
-    toml::from_str::<toml::Table>(line).is_ok_and(|table| table.contains_key(name))
+    DeTable::parse(line).is_ok_and(|table| table.get_ref().contains_key(name))
 }
 
 /// A bare key where TOML allows one, else a quoted one.

@@ -194,7 +194,7 @@ impl<'r, 'a> Components<'r, 'a> {
         let kinds = [("source", &self.sources), ("window", &self.windows), ("sink", &self.sinks)];
         let mut names: Vec<_> =
             kinds.into_iter().flat_map(|(kind, all)| all.iter().map(move |(name, _)| (kind, name))).collect();
-        names.sort_by_key(|(_, name)| name.place.span.start);
+        names.sort_by_cached_key(|(_, name)| name.place.span.start);
         for (kind, name) in names {
             if !node::is_name(name.value) {
                 invalid(report, &name.place, None, format!("a name of {}", node::NAME_FORM));

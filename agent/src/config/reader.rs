@@ -317,7 +317,7 @@ impl<'r, 'a> Section<'r, 'a> {
     /// name is that of its key.
     pub(super) fn entries(&self) -> Vec<(Given<&'r str>, Item<'r, 'a>)> {
         let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
+        entries.sort_by_cached_key(|(key, _)| key.span().start);
         let entry = |(key, value): (&'r toml::Spanned<_>, &'r toml::Spanned<DeValue<'a>>)| {
             let name: &'r std::borrow::Cow<'a, str> = key.get_ref();
             let path = self.path(name);

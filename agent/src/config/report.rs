@@ -73,7 +73,7 @@ impl<'a> Report<'a> {
                 fault.problem.is_syntax() || (!broken.contains(&line) && !follows)
             });
         }
-        faults.sort_by_key(|(start, _)| *start);
+        faults.sort_by_cached_key(|(start, _)| *start);
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 

@@ -105,7 +105,7 @@ impl<'t> Readable<'t> {
         let mut all: BTreeMap<usize, &str> = BTreeMap::new();
         let found: Vec<Found> = errors.iter().map(|error| Found::of(error, &self.text)).collect();
         let mut errors: Vec<&Found> = self.errors.iter().chain(&found).collect();
-        errors.sort_by_key(|error| error.span.start);
+        errors.sort_by_cached_key(|error| error.span.start);
         errors.retain(|error| all.insert(error.span.start, &error.message).is_none());
         drop_what_follows_an_open_bracket(&mut errors);
         let broken = errors.iter().map(|error| report.lines.position(error.span.start).line).collect();

@@ -100,7 +100,7 @@ pub(super) fn windows_snapshot(file: &File, books: &Books) -> Result<WindowsSnap
                 .map_err(|_| Error::unreadable("a mark of the windows"))?;
             emitted.push(Emitted { position, records: Vec::new(), note });
         }
-        emitted.sort_by_key(|update| update.position);
+        emitted.sort_by_cached_key(|update| update.position.0);
         Ok(WindowsSnapshot { position: books.checkpoint.position, rows, emitted })
     })
 }

@@ -147,7 +147,7 @@ impl Ledger {
             holes.iter().for_each(|hole| self.add_missed(*hole));
         }
         self.ahead.extend(holes.into_iter().map(|range| Gap { range, reason }));
-        self.ahead.sort_by_key(|gap| gap.range.first);
+        self.ahead.sort_by_cached_key(|gap| gap.range.first.0);
         merge(&mut self.ahead);
         self.shed += shed;
         shed

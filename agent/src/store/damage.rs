@@ -112,7 +112,7 @@ impl Before {
             return all(books.stream(stream).oldest);
         }
         let mut ranges: Vec<SeqRange> = takers.flat_map(|(_, ledger)| ledger.wanted(head)).collect();
-        ranges.sort_by_key(|range| range.first);
+        ranges.sort_by_cached_key(|range| range.first.0);
         ranges.dedup_by(|later, earlier| {
             let touches = later.first <= earlier.last.next();
             if touches {

@@ -133,7 +133,7 @@ struct MessageRows<'a>(&'a Messages);
 impl Serialize for Snapshot<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut peers: Vec<_> = self.0.peers.iter().collect();
-        peers.sort_by_key(|(_, messages)| messages.touched);
+        peers.sort_by_cached_key(|(_, messages)| messages.touched);
         serializer.collect_seq(peers.into_iter().map(|(peer, messages)| PeerRow {
             peer,
             session_lost: true,

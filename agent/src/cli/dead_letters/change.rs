@@ -1,6 +1,6 @@
 //! `holdfast dead-letters replay` and `purge`: by the running agent, or, if none runs, in the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -155,7 +155,10 @@ pub async fn purge(args: &PurgeArgs, config: &Config, out: &mut impl Write) -> a
     place.close().await;
     writeln!(out, "{} purged", counted(purged))?;
     result?;
-    let named = args.ids.iter().collect::<BTreeSet<_>>().len() as u64;
+    let mut ids = args.ids.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    let named = ids.len() as u64;
     if purged < named {
         writeln!(out, "{} of those named were not there", named - purged)?;
         return Ok(ExitCode::from(1));

@@ -162,7 +162,7 @@ impl Poller {
     /// Asks every unit that is due; those that did not answer the last time come last.
     async fn round(&mut self, round: Instant) -> Result<(), End> {
         let mut due: Vec<usize> = (0..self.units.len()).filter(|at| self.units[*at].is_due(round)).collect();
-        due.sort_by_key(|at| self.units[*at].is_silent());
+        due.sort_by_cached_key(|at| usize::from(self.units[*at].is_silent()));
         for at in due {
             self.read(at, round).await?;
         }

@@ -88,7 +88,10 @@ fn end(register: &Register) -> u32 {
 /// As few requests as the protocol and the gaps allow.
 pub(super) fn plan(registers: &[Register]) -> Vec<Span> {
     let mut places: Vec<usize> = (0..registers.len()).collect();
-    places.sort_by_key(|place| (registers[*place].kind, registers[*place].address));
+    places.sort_by_cached_key(|place| {
+        let register = &registers[*place];
+        (register.kind as usize) << u16::BITS | usize::from(register.address)
+    });
     let mut spans = Vec::new();
     let mut rest = &places[..];
     while !rest.is_empty() {

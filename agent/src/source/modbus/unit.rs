@@ -163,7 +163,7 @@ impl Unit {
     /// Its tables in the order in which they are read: those with something that may fail last.
     pub(super) fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.tables.len()).collect();
-        order.sort_by_key(|table| self.tables[*table].held().is_some());
+        order.sort_by_cached_key(|table| usize::from(self.tables[*table].held().is_some()));
         order
     }
 

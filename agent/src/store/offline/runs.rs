@@ -58,7 +58,7 @@ pub(super) fn count(runs: &[SeqRange]) -> u64 {
 /// Runs in any order, overlapping or not, as a set.
 pub(super) fn set(ranges: impl IntoIterator<Item = SeqRange>) -> Vec<SeqRange> {
     let mut sorted: Vec<SeqRange> = ranges.into_iter().filter(|range| range.first <= range.last).collect();
-    sorted.sort_by_key(|range| range.first);
+    sorted.sort_by_cached_key(|range| range.first.0);
     let mut runs: Vec<SeqRange> = Vec::new();
     for range in sorted {
         match runs.last_mut() {
