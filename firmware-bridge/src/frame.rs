@@ -127,6 +127,9 @@ impl Tag {
 pub struct SampleSeq(pub u64);
 
 impl SampleSeq {
+    /// The highest number of a record. What is above it stands for the number after the last one, and never comes.
+    pub const LAST: Self = Self(u64::MAX - 1);
+
     /// The number after this one.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -136,8 +139,8 @@ impl SampleSeq {
     /// The number `count` further on.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
-        // 2^64 records take longer than anything lasts.
-        Self(self.0.wrapping_add(count))
+        // 2^64 records take longer than anything lasts, but a node may claim them.
+        Self(self.0.saturating_add(count))
     }
 
     /// The number before this one; 0 stays 0, which is no record's number.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use firmware_bridge::frame::{Channel, Level, MAX_NODE_WIRE_BYTES};
+use firmware_bridge::codec::{Before, encode};
+use firmware_bridge::frame::{
+    Channel, Context, Dropped, Level, MAX_NODE_WIRE_BYTES, SampleSeq, Tag, schema_hash,
+};
 use firmware_bridge::host::Now;
 use firmware_bridge::link::{Identity, Link, Settings as LinkSettings};
 use firmware_bridge::value::{Kind, Value};
@@ -137,6 +140,27 @@ fn a_node_that_nobody_answers_for_hours_is_still_shown_and_declares_what_it_gave
         format!("a  n=1..{} will never come: the node had no room for them, and gave them up", 20_000 - kept);
     assert_eq!(lines(&seen, 2_000)[2], gap);
     assert_eq!(node.unconfirmed(), kept);
+}
+
+#[test]
+fn a_node_that_claims_to_have_lost_all_numbers_there_are_is_counted_as_far_as_there_are_numbers() {
+    let mut viewer = viewer(Expected::Anything, Speech::Alone);
+    let mut seen = Vec::new();
+    for id in ["a", "b"] {
+        seen.extend(talk(&mut viewer, &mut node(id), u64::MAX / 1_000_000));
+        for up_to in [u64::MAX - 1, u64::MAX, 0] {
+            let context = Context::of(id, 12, schema_hash(CHANNELS));
+            let dropped = Dropped { context, up_to: SampleSeq(up_to), total: u64::MAX };
+            let mut frame = [0; MAX_NODE_WIRE_BYTES];
+            let length = encode(Before::Unknown, Tag::DROPPED, &dropped, &[], &mut frame).unwrap();
+            viewer.take(&frame[..length], &at(3_000), &mut seen);
+        }
+    }
+    viewer.end(&at(4_000), &mut seen);
+    let text = lines(&seen, 4_000);
+    let gaps = text.iter().filter(|line| line.ends_with("the node had no room for them, and gave them up"));
+    assert_eq!(gaps.count(), 2, "{text:?}");
+    assert!(text.last().unwrap().contains(&format!("{} records given up", u64::MAX)), "{text:?}");
 }
 
 #[test]

@@ -234,7 +234,8 @@ impl Viewer {
                     });
                 }
                 Happening::Gap(gap) => {
-                    self.totals.missing += gap.count();
+                    // A node may claim any number, again and again.
+                    self.totals.missing = self.totals.missing.saturating_add(gap.count());
                     seen.push(Seen::Gap {
                         node: gap.position.node.to_string(),
                         first: gap.first.0,

@@ -80,13 +80,14 @@ impl Splitter {
             let taken = end.unwrap_or(input.len());
             let room = (self.max_bytes + 1).saturating_sub(self.line.len()).min(taken);
             self.line.extend_from_slice(&input[..room]);
-            self.beyond += taken - room;
+            // A device may go on for days without an end of a line.
+            self.beyond = self.beyond.saturating_add(taken - room);
             *input = &input[taken + usize::from(end.is_some())..];
             end?;
             self.is_handed_out = true;
-            let bytes = self.line.len() + std::mem::take(&mut self.beyond);
+            let bytes = self.line.len().saturating_add(std::mem::take(&mut self.beyond));
             if std::mem::replace(&mut self.skip, Skip::No) == Skip::Rest {
-                return Some(Piece::Skipped(bytes + 1));
+                return Some(Piece::Skipped(bytes.saturating_add(1)));
             }
             if !self.line.is_empty() {
                 let looks = if odd_bytes(&self.line) > NOISE { Looks::Noise } else { Looks::Text };
