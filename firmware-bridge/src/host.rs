@@ -77,7 +77,8 @@ pub struct Settings {
     pub time_every_us: u64,
     /// How long an answer to a question may take before it is asked again, in microseconds.
     pub ask_again_us: u64,
-    /// So many nodes are remembered; the one that was silent for longest is forgotten first.
+    /// So many nodes are remembered; the one that was silent for longest is forgotten first, but never one whose records are on
+    /// their way to the disk: rather than that, another one is not welcomed before they are there.
     pub max_nodes: usize,
     /// Whether records are confirmed.
     pub confirm: Confirm,
@@ -90,6 +91,18 @@ pub enum Confirm {
     Durable,
     /// Never: it looks at what comes, and a node keeps all of it for another host.
     Never,
+}
+
+/// Whether a record that comes again is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognition {
+    /// It is.
+    Certain,
+    /// The node is none of those that are remembered: a new one, or one that was forgotten.
+    Doubtful {
+        /// So many records it has not been told to be durable: those that it may have sent before.
+        unconfirmed: u64,
+    },
 }
 
 impl Default for Settings {
@@ -122,6 +135,10 @@ pub struct Counts {
     pub early: u64,
     /// Records of a node or a schema that we do not know.
     pub strange: u64,
+    /// Nodes that are not remembered any more.
+    pub forgotten: u64,
+    /// Hellos that were not answered, because what too many nodes sent is not durable yet.
+    pub refused: u64,
 }
 
 /// The host's half of a line.
@@ -138,8 +155,10 @@ struct Core {
     peer: Option<Peer>,
     /// Nodes that were here before: what they sent may still become durable.
     away: Vec<Peer>,
-    /// How far each node is durable, and when we last heard of it.
+    /// How far each node is durable, and its last turn.
     known: HashMap<Arc<str>, (Position, u64)>,
+    /// Counts whatever shows that a node is there: who has the lowest was silent for longest.
+    turn: u64,
     lives: u32,
     /// What happened together with what was given out last.
     held: Option<Happened>,
@@ -179,15 +198,18 @@ struct Due {
 }
 
 impl Host {
-    /// The host of one line. `known` is how far each node's records are durable.
+    /// The host of one line. `known` is how far each node's records are durable, who was silent for longest first.
     #[must_use]
     pub fn new(settings: Settings, known: impl IntoIterator<Item = Position>) -> Self {
-        let known = known.into_iter().map(|position| (position.node.clone(), (position, 0)));
+        let known = known.into_iter().zip(1..);
+        let known: HashMap<_, _> =
+            known.map(|(position, turn)| (position.node.clone(), (position, turn))).collect();
         let core = Core {
             settings,
             peer: None,
             away: Vec::new(),
-            known: known.collect(),
+            turn: known.len() as u64,
+            known,
             lives: 0,
             held: None,
             text: String::new(),
@@ -274,6 +296,12 @@ impl Host {
         self.core.peer.as_ref().map(|peer| &peer.node)
     }
 
+    /// Whether a record of the node at the other end that we took before would be recognised, if it came again.
+    #[must_use]
+    pub fn recognition(&self) -> Recognition {
+        self.core.peer.as_ref().map_or(Recognition::Certain, |peer| peer.recognition)
+    }
+
     /// How much slower the node's clock is than ours; see [`clock::NodeClock::drift`].
     #[must_use]
     pub fn drift(&self) -> Option<f64> {
@@ -297,6 +325,10 @@ impl Core {
     fn hear(&mut self, body: &[u8], now: &Now) -> Option<Happened> {
         self.counts.frames += 1;
         match FromNode::parse(body) {
+            Ok(FromNode::Hello(hello)) if hello.acked > SampleSeq::LAST => {
+                self.counts.unusable += 1;
+                None
+            }
             Ok(FromNode::Hello(hello)) => self.greet(&hello, now),
             Ok(FromNode::Record(tag, record, content)) => self.record(tag, &record, content, now),
             Ok(FromNode::Next(next, content)) => match self.peer.as_ref().map(|peer| peer.expand(&next)) {
@@ -308,6 +340,10 @@ impl Core {
                 }
                 None => self.stranger(now),
             },
+            Ok(FromNode::Dropped(dropped)) if dropped.up_to > SampleSeq::LAST => {
+                self.counts.unusable += 1;
+                None
+            }
             Ok(FromNode::Dropped(dropped)) => {
                 let Some(peer) = self.peer.as_mut().filter(|peer| peer.context == dropped.context) else {
                     return self.stranger(now);
@@ -343,11 +379,12 @@ impl Core {
         let node = Node::of(hello);
         let is_here = |peer: &mut Peer| peer.node.id == node.id;
         let is_another = self.peer.as_mut().is_none_or(|peer| !is_here(peer));
+        if is_another && !self.make_room(&node.id) {
+            self.counts.refused += 1;
+            return None;
+        }
         let before = self.peer.take_if(is_here).or_else(|| self.away.extract_if(.., is_here).next());
         self.away.extend(self.peer.take());
-        if self.away.len() > self.settings.max_nodes {
-            self.away.remove(0);
-        }
         let mut is_news = true;
         let peer = match before {
             Some(mut peer) if peer.is_still(hello) => {
@@ -360,7 +397,12 @@ impl Core {
                 let stored = self.known.get(&node.id).map(|(position, _)| position);
                 let known = stored.filter(|stored| before.is_none() && is_life_of(stored, hello));
                 let session = self.settings.session.wrapping_add(self.lives);
+                let is_stranger = before.is_none() && stored.is_none();
                 let mut peer = Peer::new(hello, node, session, self.lives, known);
+                if is_stranger {
+                    let unconfirmed = hello.next.before().0.saturating_sub(hello.acked.0);
+                    peer.recognition = Recognition::Doubtful { unconfirmed };
+                }
                 // A new life begins at 0, and not before the last one.
                 let last = match &before {
                     Some(before) => before.clock.last_wall_us().map(|wall_us| (0, wall_us)),
@@ -374,8 +416,9 @@ impl Core {
         };
         let peer = self.peer.insert(peer);
         peer.clock.arrived(hello.uptime_ms, now.monotonic_us);
-        if let Some((_, heard_us)) = self.known.get_mut(&peer.node.id) {
-            *heard_us = now.monotonic_us;
+        self.turn += 1;
+        if let Some((_, turn)) = self.known.get_mut(&peer.node.id) {
+            *turn = self.turn;
         }
         self.due.welcome = peer.is_two_way();
         // What was owed to whoever was here before; the Welcome says how far this one is acknowledged.
@@ -384,6 +427,18 @@ impl Core {
         self.due.resend = None;
         self.due.time_at_us = peer.is_two_way().then_some(0);
         is_news.then(|| Happened::Hello(peer.node.clone()))
+    }
+
+    /// Room among the nodes that were here before, for the one that is here now, when `id` takes its place. False if there is none:
+    /// what all of them sent may still become durable, and who forgot that would take it again.
+    fn make_room(&mut self, id: &str) -> bool {
+        let is_returning = self.away.iter().any(|peer| *peer.node.id == *id);
+        if self.peer.is_none() || is_returning || self.away.len() < self.settings.max_nodes {
+            return true;
+        }
+        let confirm = self.settings.confirm;
+        let settled = self.away.iter().position(|peer| confirm == Confirm::Never || peer.is_settled());
+        settled.map(|at| self.away.remove(at)).is_some()
     }
 
     fn record(&mut self, tag: Tag, record: &Record, content: &[u8], now: &Now) -> Option<Happened> {
@@ -403,6 +458,10 @@ impl Core {
         now: &Now,
     ) -> Option<Happened> {
         let peer = self.peer.as_mut()?;
+        if seq > SampleSeq::LAST {
+            self.counts.unusable += 1;
+            return None;
+        }
         let lost = match peer.see(seq, uptime_ms) {
             Place::InOrder => None,
             Place::Before => {
@@ -471,13 +530,14 @@ impl Core {
         } else if let Some(peer) = self.away.iter_mut().find(|peer| peer.life == position.life) {
             peer.settle(position);
         }
-        let heard_us = self.known.get(&position.node).map_or(0, |(_, heard_us)| *heard_us);
-        self.known.insert(position.node.clone(), (position.clone(), heard_us));
-        if self.known.len() > self.settings.max_nodes
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, (_, at_us))| *at_us)
+        self.turn += 1;
+        self.known.insert(position.node.clone(), (position.clone(), self.turn));
+        while self.known.len() > self.settings.max_nodes.max(1)
+            && let Some((oldest, _)) = self.known.iter().min_by_key(|(_, (_, turn))| *turn)
         {
-            let oldest = oldest.0.clone();
+            let oldest = oldest.clone();
             self.known.remove(&oldest);
+            self.counts.forgotten += 1;
         }
     }
 

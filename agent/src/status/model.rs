@@ -407,7 +407,9 @@ fn sources(books: &Books, inputs: &BTreeMap<String, SourceInput>) -> BTreeMap<St
     let names = inputs.keys().chain(books.sources.keys());
     few::map(names.map(|name| {
         let counts = books.sources.get(name).copied().unwrap_or_default();
-        (name.clone(), source_status(counts, devices(name, books, inputs.get(name)), inputs.get(name)))
+        let mut status = source_status(counts, devices(name, books, inputs.get(name)), inputs.get(name));
+        status.missed.add(&books.nodes.forgotten(name).missed);
+        (name.clone(), status)
     }))
 }
 

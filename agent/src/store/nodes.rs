@@ -1,7 +1,8 @@
 //! How far the records of each sensor node are durable, and which of them will never come. Pure.
 //!
 //! A node behind a serial line numbers its records and keeps them until they are acknowledged. So one position a node is all it
-//! takes to recognise what comes again, and it rides in the commit that stores the records: see the `firmware-bridge`.
+//! takes to recognise what comes again, and it rides in the commit that stores the records: see the `firmware-bridge`. Of a node that
+//! had to be forgotten, what it missed stays counted, and that there was one: its source can tell who may be doubtful.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,8 +24,21 @@ pub struct NodeId {
 }
 
 /// What the books know of each node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nodes(BTreeMap<NodeId, NodeBooks>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Nodes {
+    known: BTreeMap<NodeId, NodeBooks>,
+    /// By source. It comes last: notes of before it end without.
+    forgotten: BTreeMap<Arc<str>, Forgotten>,
+}
+
+/// Nodes of one source that are remembered no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// How often one was forgotten.
+    pub times: u64,
+    /// Their records that will never come.
+    pub missed: Missed,
+}
 
 /// What the books know of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,29 +102,50 @@ impl Missed {
 }
 
 impl Nodes {
+    /// From the bytes of a note.
+    ///
+    /// # Errors
+    /// If they are anything else.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        let (known, rest) = postcard::take_from_bytes(bytes)?;
+        let forgotten = if rest.is_empty() { BTreeMap::new() } else { postcard::from_bytes(rest)? };
+        Ok(Self { known, forgotten })
+    }
+
     /// Does what `change` says, in the commit of that number.
     pub(crate) fn apply(&mut self, change: &NodeChange, commit: u64) {
-        let node = self.0.entry(change.id.clone()).or_default();
+        let node = self.known.entry(change.id.clone()).or_default();
         // It replaces what was there: a node that was reset numbers its records anew.
         node.position = change.position;
         node.missed.add(&change.missed);
         node.commit = commit;
-        if self.0.len() > MAX_NODES {
-            let oldest = self.0.iter().min_by_key(|(_, node)| node.commit).map(|(id, _)| id.clone());
-            oldest.and_then(|id| self.0.remove(&id));
+        if self.known.len() > MAX_NODES
+            && let Some((oldest, _)) = self.known.iter().min_by_key(|(_, node)| node.commit)
+        {
+            let oldest = oldest.clone();
+            let books = self.known.remove(&oldest).unwrap_or_default();
+            let forgotten = self.forgotten.entry(oldest.source).or_default();
+            forgotten.times = forgotten.times.saturating_add(1);
+            forgotten.missed.add(&books.missed);
         }
+    }
+
+    /// What is left of the nodes of a source that are remembered no more.
+    #[must_use]
+    pub fn forgotten(&self, source: &str) -> Forgotten {
+        self.forgotten.get(source).copied().unwrap_or_default()
     }
 
     /// The nodes of a source, by name.
     pub fn of<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a NodeBooks)> {
-        let ids = self.0.iter().filter(move |(id, _)| *id.source == *source);
+        let ids = self.known.iter().filter(move |(id, _)| *id.source == *source);
         ids.map(|(id, books)| (&id.node, books))
     }
 
     /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 }
 
@@ -144,5 +179,27 @@ mod tests {
         }
         assert_eq!(nodes.of("press").count(), MAX_NODES);
         assert!(nodes.of("press").all(|(node, _)| **node != *"n0"));
+    }
+
+    #[test]
+    fn what_a_forgotten_node_missed_stays_counted() {
+        let mut nodes = Nodes::default();
+        let missed = |nodes: &Nodes| {
+            let mut missed = nodes.forgotten("press").missed;
+            nodes.of("press").for_each(|(_, node)| missed.add(&node.missed));
+            missed.total()
+        };
+        let mut before = 0;
+        for (n, commit) in (0..3 * MAX_NODES).zip(1..) {
+            nodes.apply(&change(&format!("n{n}"), 1, 1, 2), commit);
+            assert_eq!(missed(&nodes), before + 2);
+            before += 2;
+        }
+        assert_eq!(nodes.forgotten("press").times, 2 * MAX_NODES as u64);
+        assert_eq!(nodes.forgotten("pres"), Forgotten::default());
+        let bytes = postcard::to_stdvec(&nodes).unwrap();
+        assert_eq!(Nodes::from_bytes(&bytes).unwrap(), nodes);
+        let of_before = postcard::to_stdvec(&nodes.known).unwrap();
+        assert_eq!(Nodes::from_bytes(&of_before).unwrap().known, nodes.known);
     }
 }

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Books;
+use super::nodes::Nodes;
 use super::recent::Change;
 
 /// What the note of a commit says.
@@ -42,7 +43,7 @@ impl Note {
         let (Core { mut books, recent }, rest): (Core<Books, Vec<Change>>, _) =
             postcard::take_from_bytes(bytes)?;
         if !rest.is_empty() {
-            books.nodes = postcard::from_bytes(rest)?;
+            books.nodes = Nodes::from_bytes(rest)?;
         }
         Ok(Self { books, recent })
     }

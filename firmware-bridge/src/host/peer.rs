@@ -6,8 +6,8 @@ use std::vec::Vec;
 use crate::frame::{Context, Flow, Hello, Next, SampleSeq, schema_hash};
 use crate::value::Kind;
 
-use super::Position;
 use super::clock::NodeClock;
+use super::{Position, Recognition};
 
 /// What a node said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,7 @@ pub(super) struct Peer {
     /// Tells positions of this life from those of one before that used the same boot.
     pub(super) life: u32,
     pub(super) clock: NodeClock,
+    pub(super) recognition: Recognition,
     /// The record that comes next.
     expected: SampleSeq,
     /// All up to here is durable.
@@ -114,6 +115,7 @@ impl Peer {
             session,
             life,
             clock: NodeClock::default(),
+            recognition: Recognition::Certain,
             expected: durable.next(),
             durable,
             durable_times: None,
@@ -155,6 +157,11 @@ impl Peer {
     /// All up to here is durable.
     pub(super) fn durable(&self) -> SampleSeq {
         self.durable
+    }
+
+    /// True if all that was taken of it is durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.durable >= self.expected.before()
     }
 
     /// The position of record `seq`.
@@ -204,6 +211,7 @@ impl Peer {
     /// Records up to `position` are durable.
     pub(super) fn settle(&mut self, position: &Position) {
         self.durable = self.durable.max(position.seq).min(self.expected.before());
+        self.recognition = Recognition::Certain;
         self.durable_times = Some((position.uptime_ms, position.wall_us));
     }
 

@@ -3,7 +3,7 @@ use std::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{Channel, MAX_NODE_WIRE_BYTES};
+use crate::frame::{Channel, Dropped, MAX_NODE_WIRE_BYTES};
 use crate::link::{Identity, Link, Settings as NodeSettings};
 use crate::value::{Kind, Value};
 
@@ -343,6 +343,90 @@ fn only_so_many_nodes_are_remembered() {
     }
     assert_eq!(host.known().count(), 2);
     assert!(host.core.away.len() <= 2);
+}
+
+#[test]
+fn what_is_on_its_way_to_the_disk_is_never_taken_again_however_many_nodes_come() {
+    let mut host = Host::new(Settings { max_nodes: 2, ..Settings::default() }, []);
+    let mut links = ["a", "b", "c", "d"].map(|id| node(id, 1));
+    let mut taken = Vec::new();
+    for (ms, link) in (0_u64..).zip(&mut links[..3]) {
+        measure(link, 1);
+        host.disconnected();
+        let (got, last) = talk(&mut host, link, ms * 10_000);
+        assert_eq!(got, [Got::Hello(1), Got::Sample(1)]);
+        taken.extend(last);
+    }
+    // Somebody would have to be forgotten for the fourth, and nothing of anybody is durable.
+    measure(&mut links[3], 1);
+    host.disconnected();
+    assert_eq!(talk(&mut host, &mut links[3], 40_000), (vec![], None));
+    assert!(host.counts().refused > 0);
+    for (ms, link) in (50_000_u64..).step_by(10_000).zip(&mut links[..3]) {
+        host.disconnected();
+        assert_eq!(talk(&mut host, link, ms).0, [Got::Hello(1)], "who it is, and nothing again");
+    }
+    taken.iter().for_each(|position| host.durable(position));
+    host.disconnected();
+    assert_eq!(talk(&mut host, &mut links[3], 200_000).0, [Got::Hello(1), Got::Sample(1)]);
+    assert_eq!(host.counts().forgotten, 1);
+}
+
+#[test]
+fn who_was_silent_for_longest_is_forgotten_first_and_comes_back_as_a_doubtful_one() {
+    let stored = |id: &str| Position::stored(id.into(), 1, SampleSeq(2), 5, 0);
+    let settings = Settings { max_nodes: 2, ..Settings::default() };
+    let mut host = Host::new(settings, ["a", "b"].map(stored));
+    let mut links = ["a", "b", "c"].map(|id| node(id, 1));
+    links.iter_mut().for_each(|link| measure(link, 3));
+    // `a` says hello, so `b` was silent for longest when `c` comes.
+    assert_eq!(talk(&mut host, &mut links[0], 10).0, [Got::Hello(1), Got::Sample(3)]);
+    assert_eq!(host.recognition(), Recognition::Certain);
+    host.disconnected();
+    let (got, last) = talk(&mut host, &mut links[2], 2_000);
+    assert_eq!((got.len(), host.recognition()), (4, Recognition::Doubtful { unconfirmed: 3 }));
+    host.durable(&last.unwrap());
+    assert_eq!((host.recognition(), host.counts().forgotten), (Recognition::Certain, 1));
+    let mut known: Vec<&str> = host.known().map(|position| &*position.node).collect();
+    known.sort_unstable();
+    assert_eq!(known, ["a", "c"]);
+    host.disconnected();
+    let (got, _) = talk(&mut host, &mut links[1], 4_000);
+    assert_eq!((got.len(), host.recognition()), (4, Recognition::Doubtful { unconfirmed: 3 }));
+}
+
+#[test]
+fn numbers_at_the_end_of_all_numbers_are_taken_once_or_not_at_all() {
+    fn frame(tag: Tag, message: &impl Message, content: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 100];
+        let length = encode(Before::Unknown, tag, message, &[content], &mut frame).unwrap();
+        frame.truncate(length);
+        frame
+    }
+    let (mut host, mut link) = (host(None), node("a", 1));
+    talk(&mut host, &mut link, 10);
+    let context = host.core.peer.as_ref().unwrap().context;
+    let dropped =
+        |up_to: u64| frame(Tag::DROPPED, &Dropped { context, up_to: SampleSeq(up_to), total: 1 }, &[]);
+    let sample =
+        |seq: u64| frame(Tag::SAMPLE, &Record { context, seq: SampleSeq(seq), uptime_ms: u64::MAX }, &[0]);
+    let heard = |host: &mut Host, line: &[u8]| {
+        let mut got = Vec::new();
+        let last = take(host, line, 20, &mut got);
+        last.iter().for_each(|position| host.durable(position));
+        host.transmit(&now(20), &mut Vec::new());
+        got
+    };
+    assert_eq!(heard(&mut host, &dropped(u64::MAX)), []);
+    assert_eq!(heard(&mut host, &sample(u64::MAX)), []);
+    assert_eq!(host.counts().unusable, 2);
+    assert_eq!(heard(&mut host, &dropped(u64::MAX - 2)), [Got::Gap(1, u64::MAX - 2, GapReason::Dropped)]);
+    let last = sample(u64::MAX - 1);
+    assert_eq!(heard(&mut host, &last).len(), 1, "the last one there is");
+    for line in [&last, &sample(u64::MAX), &sample(0), &dropped(u64::MAX - 1), &dropped(0)] {
+        assert_eq!(heard(&mut host, line), []);
+    }
+    assert_eq!(host.known().next().unwrap().seq, SampleSeq::LAST);
 }
 
 proptest! {

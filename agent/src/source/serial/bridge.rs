@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use firmware_bridge::frame::{Flow, Level, SampleSeq};
 use firmware_bridge::host::{
-    Counts, Gap, GapReason, Happening, Host, Node, NodeEvent, Now, Position, Sample, Settings,
+    Counts, Gap, GapReason, Happening, Host, Node, NodeEvent, Now, Position, Recognition, Sample, Settings,
 };
 use firmware_bridge::value::Kind;
 use tokio::time::Instant;
@@ -19,12 +19,10 @@ use crate::ingest::{Delivery, Inlet, Measured};
 use crate::reading::{ClockState, Origin, Shape, Timestamp, Value};
 use crate::source::limiter::Limiter;
 use crate::source::{DeviceReport, measured};
-use crate::store::nodes::{Missed, NodeBooks, NodeId, NodePosition};
+use crate::store::nodes::{MAX_NODES, Missed, NodeId, NodePosition, Nodes};
 
 /// Shapes kept: which channels have no value differs from sample to sample, but rarely in many ways.
 const MAX_SHAPES: usize = 64;
-/// Nodes that are shown, of those that came to this line; a line has one, as a rule.
-const MAX_DEVICES: usize = 64;
 /// While our clock is not right, a record that is no older than this counts as measured when it was received: such times are
 /// corrected once the clock is right.
 const FRESH_US: i64 = 2_000_000;
@@ -46,6 +44,9 @@ pub(super) struct Bridge {
     /// What was pushed and is not durable yet, by the count of the inlet.
     pending: VecDeque<(u64, Position)>,
     repeated: u64,
+    refused: u64,
+    /// Whether the books have forgotten a node of this line.
+    has_forgotten: bool,
     speaker: Option<Speaker>,
     log: Limiter,
     devices: HashMap<Arc<str>, DeviceReport>,
@@ -79,20 +80,19 @@ pub(super) struct Heard {
 
 impl Bridge {
     /// Goes on with nodes whose records are durable as the books say.
-    pub(super) fn new<'a>(
-        source: &Arc<str>,
-        device: Option<Arc<str>>,
-        known: impl Iterator<Item = (&'a Arc<str>, &'a NodeBooks)>,
-        clock: Clock,
-    ) -> Self {
-        let known = known.flat_map(|(node, books)| {
+    pub(super) fn new(source: &Arc<str>, device: Option<Arc<str>>, nodes: &Nodes, clock: Clock) -> Self {
+        let mut known: Vec<_> = nodes.of(source).collect();
+        known.sort_by_key(|(_, books)| books.commit);
+        let known = known.into_iter().flat_map(|(node, books)| {
             let NodePosition { boot, seq, uptime_ms, time } = books.position;
             let known_as = move |name| Position::stored(name, boot, SampleSeq(seq), uptime_ms, time.0);
             // A node without a name stands in the books by that of its line.
             let nameless = (*node == *source).then(|| known_as("".into()));
             [known_as(node.clone())].into_iter().chain(nameless)
         });
-        let settings = Settings { session: fastrand::u32(..), ..Settings::default() };
+        // No fewer than the books have, and one for who is known by two names.
+        let settings =
+            Settings { session: fastrand::u32(..), max_nodes: MAX_NODES + 1, ..Settings::default() };
         Self {
             source: Arc::clone(source),
             device,
@@ -101,6 +101,8 @@ impl Bridge {
             epoch: clock.monotonic(),
             pending: VecDeque::new(),
             repeated: 0,
+            refused: 0,
+            has_forgotten: nodes.forgotten(source).times > 0,
             speaker: None,
             log: Limiter::new(LOG_LINES),
             devices: HashMap::new(),
@@ -119,10 +121,17 @@ impl Bridge {
             match happening {
                 Happening::Hello(node) => {
                     let speaker = Speaker::new(&self.source, self.device.as_deref(), node);
-                    if self.devices.len() >= MAX_DEVICES {
+                    let mut report = speaker.report();
+                    if let Some(doubt) = self.doubt() {
+                        if self.log.allows(self.clock.monotonic()) {
+                            warn!(source = %self.source, node = ?speaker.id.node, "{doubt}");
+                        }
+                        (report.last_error, report.failures) = (Some(doubt), 1);
+                    }
+                    if self.devices.len() >= MAX_NODES {
                         self.devices.clear();
                     }
-                    self.devices.insert(speaker.id.node.clone(), speaker.report());
+                    self.devices.insert(speaker.id.node.clone(), report);
                     self.speaker = Some(speaker);
                     has_greeted = true;
                 }
@@ -158,10 +167,26 @@ impl Bridge {
             self.repeated = counts.repeated;
             inlet.push_repeated(repeated);
         }
+        if counts.refused > self.refused && self.log.allows(self.clock.monotonic()) {
+            self.refused = counts.refused;
+            warn!(source = %self.source, "more nodes come to this line than can be told apart ({MAX_NODES}); others wait until what those sent is stored");
+        }
         if self.log.take_suppressed(self.clock.monotonic()) {
             warn!(source = %self.source, "nodes say more than is logged; the rest is left out");
         }
         Heard { has_greeted, ..heard(&before, &counts) }
+    }
+
+    /// What is to be said of the node that has just said who it is, if it may be one that was forgotten.
+    fn doubt(&self) -> Option<String> {
+        let has_forgotten = self.has_forgotten || self.host.counts().forgotten > 0;
+        match self.host.recognition() {
+            Recognition::Doubtful { unconfirmed } if unconfirmed > 0 && has_forgotten => Some(format!(
+                "more nodes came to this line than are remembered ({MAX_NODES}), and this is none of those; if it is no new one, some of \
+                 the {unconfirmed} records that it has yet to deliver may be stored already"
+            )),
+            Recognition::Doubtful { .. } | Recognition::Certain => None,
+        }
     }
 
     /// So many of what was pushed into the inlet are durable: the nodes will be told.
@@ -378,6 +403,7 @@ mod tests {
     use crate::ingest::inlet::Outcome;
     use crate::ingest::{Intake, Peer, SourceSpec};
     use crate::reading::Reading;
+    use crate::store::nodes::NodeChange;
 
     const CHANNELS: &[Channel<'static>] = &[Channel::new("n", "", Kind::Int)];
 
@@ -390,6 +416,21 @@ mod tests {
 
     /// The same when the node's clock shows `now_ms`.
     fn taken_at(now_ms: u64, node: &str, known_as: &str) -> (Vec<Reading>, u64) {
+        let mut nodes = Nodes::default();
+        know(&mut nodes, known_as, 1);
+        let (readings, left, _) = taken_with(&nodes, now_ms, node);
+        (readings, left)
+    }
+
+    /// The books have two records of it.
+    fn know(nodes: &mut Nodes, node: &str, commit: u64) {
+        let id = NodeId { source: "press".into(), node: node.into() };
+        let position = NodePosition { boot: 7, seq: 2, ..NodePosition::default() };
+        nodes.apply(&NodeChange { id, position, missed: Missed::default() }, commit);
+    }
+
+    /// The same with these books; and what is wrong with the node.
+    fn taken_with(nodes: &Nodes, now_ms: u64, node: &str) -> (Vec<Reading>, u64, Option<String>) {
         let mut link =
             Link::<1_024>::new(Identity::new(node, "1", 7, CHANNELS).unwrap(), LinkSettings::DEFAULT);
         (1..=3).for_each(|n| _ = link.sample(5, &[NodeValue::Int(n)]).unwrap());
@@ -403,9 +444,7 @@ mod tests {
         };
         let (intake, mut batches) = Intake::new(clock);
         let mut inlet = intake.open(&Arc::new(spec), Peer::NAMELESS);
-        let position = NodePosition { boot: 7, seq: 2, ..NodePosition::default() };
-        let (known_as, books) = (Arc::from(known_as), NodeBooks { position, ..NodeBooks::default() });
-        let mut bridge = Bridge::new(&source, None, [(&known_as, &books)].into_iter(), clock);
+        let mut bridge = Bridge::new(&source, None, nodes, clock);
         let mut buffer = [0; MAX_NODE_WIRE_BYTES];
         for _ in 0..4 {
             while let Some(frame) = link.transmit(now_ms, &mut buffer).unwrap() {
@@ -420,7 +459,8 @@ mod tests {
             Outcome::Reading(reading) => reading,
             other => panic!("{other:?}"),
         });
-        (readings.collect(), link.unconfirmed())
+        let (_, device) = bridge.devices().next().unwrap();
+        (readings.collect(), link.unconfirmed(), device.last_error.clone())
     }
 
     #[tokio::test]
@@ -429,6 +469,24 @@ mod tests {
         assert_eq!(taken_of("", "press"), (1, 1), "it is known by its line");
         assert_eq!(taken_of("press", "press"), (1, 1));
         assert_eq!(taken_of("n2", "n1"), (3, 3), "another one");
+    }
+
+    #[tokio::test]
+    async fn of_more_nodes_than_can_be_remembered_none_is_forgotten_in_silence() {
+        let mut nodes = Nodes::default();
+        let names: Vec<String> = (0..=MAX_NODES).map(|n| format!("n{n}")).collect();
+        for (name, commit) in names[..MAX_NODES].iter().zip(1..) {
+            know(&mut nodes, name, commit);
+        }
+        let taken = |nodes: &Nodes, node: &str| {
+            let (readings, _, trouble) = taken_with(nodes, 10, node);
+            (readings.len(), trouble.is_some())
+        };
+        assert_eq!((taken(&nodes, "n0"), taken(&nodes, "n127")), ((1, false), (1, false)));
+        assert_eq!(taken(&nodes, "new"), (3, false), "there is no doubt while all are remembered");
+        know(&mut nodes, &names[MAX_NODES], 200);
+        assert_eq!((taken(&nodes, "n1"), taken(&nodes, "n128")), ((1, false), (1, false)));
+        assert_eq!(taken(&nodes, "n0"), (3, true), "it is told that these may be stored already");
     }
 
     #[tokio::test]

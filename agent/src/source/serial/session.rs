@@ -96,8 +96,7 @@ impl Line {
         let speech = match &settings.protocol {
             Protocol::Bridge { device } => {
                 let source: Arc<str> = settings.name.as_str().into();
-                let known = books.nodes.of(&settings.name);
-                Speech::Bridge(Box::new(Bridge::new(&source, device.clone(), known, clock)))
+                Speech::Bridge(Box::new(Bridge::new(&source, device.clone(), &books.nodes, clock)))
             }
             Protocol::Lines(_) => Speech::Lines {
                 splitter: Splitter::new(settings.max_payload_bytes),
