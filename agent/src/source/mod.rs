@@ -10,6 +10,7 @@ pub mod mqtt;
 pub mod port;
 pub mod pty;
 pub mod serial;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -216,3 +216,24 @@ async fn every_fault_of_a_serial_source_is_told_with_its_line_and_column() {
     let faults = told.lines().filter(|line| line.contains("sources.")).count();
     assert_eq!(faults, expected.len(), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_well_and_garbage_by_turns_does_not_fill_the_log() {
+    let (mut socket, cloud) = (Socket::empty(), Cloud::start().await);
+    let press = source("press", &socket.path(), LINES);
+    let mut pty = socket.plug_in();
+    let agent = Agent::started(HOLDFAST, &format!("{STORE}{press}{}", cloud.sink(BATCH))).await;
+    let reaches = async |state: &str| {
+        agent.wait_for(state, |status| status.source_state("press") == state).await;
+    };
+    for _ in 0..15 {
+        reaches("connected").await;
+        for _ in 0..150 {
+            pty.write(b"\xf8\x80\x00\xfe\xc0\xf0\x9f\n").unwrap();
+        }
+        reaches("garbage").await;
+        pty.write(b"5\n6\n7\n").unwrap();
+    }
+    reaches("connected").await;
+    assert_eq!(told(&agent, "press", "garbage"), [10, 10], "{}", agent.log());
+}

@@ -77,7 +77,7 @@ pub async fn run(settings: Settings, rooms: Rooms) {
 
 async fn run_on(settings: Settings, rooms: Rooms, open: Arc<Open>, pace: Pace) {
     let Rooms { source, intake, report, stop, clock } = rooms;
-    let reporter = Reporter::new(&settings, report);
+    let reporter = Reporter::new(&settings, report, clock);
     let inlet = intake.open(&source, Peer::NAMELESS);
     drop(intake);
     let mut poller = Poller { settings, open, pace, inlet, reporter, stop, clock };

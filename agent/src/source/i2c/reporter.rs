@@ -11,13 +11,14 @@ use super::Settings;
 use super::bus::Fault;
 use super::drivers::Failure;
 use super::settings::Sensor;
+use crate::clock::Clock;
 use crate::few;
+use crate::source::told::{Told, Word};
 use crate::source::{DeviceReport, Report, State};
 
 /// Publishes state and logs changes of it.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    name: String,
     bus: String,
     /// What to type to see who answers.
     hint: String,
@@ -29,18 +30,12 @@ pub(super) struct Reporter {
     bus_trouble: Option<(State, String)>,
     /// A transfer does not end.
     hanging: Option<String>,
-    blocked: Blocked,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blocked {
-    No,
-    Yes,
+    told: Told,
 }
 
 impl Reporter {
     /// Speaks for this source.
-    pub(super) fn new(settings: &Settings, to: watch::Sender<Report>) -> Self {
+    pub(super) fn new(settings: &Settings, to: watch::Sender<Report>, clock: Clock) -> Self {
         let bus = settings.bus.display().to_string();
         let devices = settings.sensors.iter().map(|sensor| {
             let about = DeviceReport { about: about(sensor), ..DeviceReport::default() };
@@ -48,7 +43,6 @@ impl Reporter {
         });
         let report = Report { devices: few::map(devices), ..Report::default() };
         let this = Self {
-            name: settings.name.clone(),
             hint: hint(&settings.bus),
             bus,
             to,
@@ -56,7 +50,7 @@ impl Reporter {
             waiting: settings.sensors.iter().map(|sensor| sensor.device.as_str().into()).collect(),
             bus_trouble: None,
             hanging: None,
-            blocked: Blocked::No,
+            told: Told::nothing_of(&settings.name, settings.sensors.len(), clock),
         };
         this.to.send_replace(this.report.clone());
         this
@@ -66,10 +60,10 @@ impl Reporter {
     pub(super) fn bus_failed(&mut self, fault: &Fault) {
         let state = fault.of_bus().unwrap_or(State::Disconnected);
         let error = format!("{} {fault}", self.bus);
-        if self.bus_trouble.as_ref().is_some_and(|(before, _)| *before == state) {
-            debug!(source = %self.name, "{error}");
-        } else {
-            warn!(source = %self.name, "{error}; trying again");
+        let (word, source) = (self.told.is_in(state), self.told.source());
+        match word {
+            Word::New { left_out } => warn!(%source, left_out, "{error}; trying again"),
+            Word::Known => debug!(%source, "{error}"),
         }
         self.bus_trouble = Some((state, error));
         self.publish();
@@ -78,7 +72,9 @@ impl Reporter {
     /// The bus carries transfers. That it could be opened would say less: there may be nothing behind its file.
     pub(super) fn bus_works(&mut self) {
         if self.bus_trouble.take().is_some() {
-            info!(source = %self.name, bus = %self.bus, "the bus works again");
+            if self.told.is_well().is_some() {
+                info!(source = %self.told.source(), bus = %self.bus, "the bus works again");
+            }
             self.publish();
         }
     }
@@ -90,7 +86,7 @@ impl Reporter {
              restart the machine",
             self.bus
         );
-        warn!(source = %self.name, "{error}");
+        warn!(source = %self.told.source(), "{error}");
         self.hanging = Some(error);
         self.publish();
     }
@@ -98,16 +94,16 @@ impl Reporter {
     /// It has ended after all.
     pub(super) fn hangs_no_more(&mut self) {
         if self.hanging.take().is_some() {
-            info!(source = %self.name, bus = %self.bus, "the bus that hung goes on");
+            info!(source = %self.told.source(), bus = %self.bus, "the bus that hung goes on");
             self.publish();
         }
     }
 
     /// A sensor was read.
     pub(super) fn read(&mut self, sensor: &Sensor) {
-        let before = self.device(sensor).last_error.take();
-        if before.is_some() {
-            info!(source = %self.name, device = %sensor.device, "the sensor is read again");
+        self.device(sensor).last_error = None;
+        if self.told.device_is_well(&sensor.device) {
+            info!(source = %self.told.source(), device = %sensor.device, "the sensor is read again");
         }
         self.asked(sensor);
     }
@@ -123,27 +119,28 @@ impl Reporter {
         }
         let device = self.device(sensor);
         device.failures = device.failures.saturating_add(1);
-        let is_news = device.last_error.replace(error.clone()).is_none();
-        if is_news {
-            warn!(source = %self.name, device = %sensor.device, "{error}; trying again");
-        } else {
-            debug!(source = %self.name, device = %sensor.device, "{error}");
+        device.last_error = Some(error.clone());
+        let word = self.told.device_fails(&sensor.device.as_str().into());
+        let (source, device) = (self.told.source(), &sensor.device);
+        match word {
+            Word::New { left_out } => warn!(%source, %device, left_out, "{error}; trying again"),
+            Word::Known => debug!(%source, %device, "{error}"),
         }
         self.asked(sensor);
     }
 
     /// Readings wait because the store takes no more.
     pub(super) fn blocked(&mut self) {
-        warn!(source = %self.name, "held back: the store takes no more at the moment; sensors are not read meanwhile");
-        self.blocked = Blocked::Yes;
-        self.publish();
+        if self.told.blocked("; sensors are not read meanwhile") {
+            self.publish();
+        }
     }
 
     /// The store takes readings again.
     pub(super) fn unblocked(&mut self) {
-        info!(source = %self.name, "no longer held back");
-        self.blocked = Blocked::No;
-        self.publish();
+        if self.told.unblocked() {
+            self.publish();
+        }
     }
 
     fn device(&mut self, sensor: &Sensor) -> &mut DeviceReport {
@@ -185,11 +182,11 @@ impl Reporter {
             0 => format!("{device}: {error}"),
             more => format!("{device}: {error} (and {more} more)"),
         });
-        let state = match (self.blocked, &last_error) {
-            (Blocked::Yes, _) => State::Blocked,
-            (Blocked::No, Some(_)) => State::DeviceErrors,
-            (Blocked::No, None) if !self.waiting.is_empty() => State::Starting,
-            (Blocked::No, None) => State::Connected,
+        let state = match &last_error {
+            _ if self.told.is_blocked() => State::Blocked,
+            Some(_) => State::DeviceErrors,
+            None if !self.waiting.is_empty() => State::Starting,
+            None => State::Connected,
         };
         (state, last_error)
     }

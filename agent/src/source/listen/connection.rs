@@ -78,18 +78,18 @@ pub(super) struct Shared {
 impl Shared {
     /// The log lines that clients may cause.
     pub(super) fn new_log() -> Mutex<Limiter> {
-        Mutex::new(Limiter::new(LOGGED_AT_ONCE))
+        Mutex::new(Limiter::new(LOGGED_AT_ONCE, Duration::from_secs(1)))
     }
 
     /// Whether one more fault of a client may be logged; says now and then that some are not.
     fn may_log(&self) -> bool {
         let now = self.clock.monotonic();
-        let (is_allowed, leaves_out) = {
+        let (is_allowed, left_out) = {
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            (log.allows(now), log.take_suppressed(now))
+            (log.allows(now), log.take_suppressed_when_due(now))
         };
-        if leaves_out {
-            warn!(source = %self.source.name, "clients are cut off or kept out more often than is logged; the rest is left out");
+        if let Some(left_out) = left_out {
+            warn!(source = %self.source.name, left_out, "clients are cut off or kept out more often than is logged");
         }
         is_allowed
     }

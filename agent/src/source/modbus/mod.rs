@@ -52,8 +52,8 @@ const RECONNECT: backoff::Settings = backoff::Settings {
 /// Reads the devices until it is told to stop.
 pub async fn run(settings: Settings, rooms: Rooms) {
     let Rooms { source, intake, report, stop, clock } = rooms;
-    let reporter =
-        Reporter::new(&settings.name, settings.port.at.clone(), settings.interval, about(&settings), report);
+    let (place, interval) = (settings.port.at.clone(), settings.interval);
+    let reporter = Reporter::new(&settings.name, place, interval, about(&settings), report, clock);
     let poller = Poller {
         units: Unit::all(&settings.name, &settings.reads, settings.interval),
         bus: Bus::new(&settings, clock),

@@ -11,28 +11,21 @@ use tracing::{debug, info, warn};
 use super::schedule::{News, Overload};
 use super::unit::{Trouble, Unit};
 use crate::causes::chain;
+use crate::clock::Clock;
 use crate::few;
+use crate::source::told::{Told, Word};
 use crate::source::{DeviceReport, LineCounts, Report, State, port};
 
 /// Publishes state and logs changes of it.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    name: String,
     place: port::Place,
     interval: Duration,
     sender: watch::Sender<Report>,
     /// As published, or about to be.
     report: Report,
-    /// The trouble with the line that was logged and has not ended.
-    logged: Option<State>,
-    blocked: Blocked,
+    told: Told,
     overload: Overload,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blocked {
-    No,
-    Yes,
 }
 
 impl Reporter {
@@ -43,56 +36,60 @@ impl Reporter {
         interval: Duration,
         about: BTreeMap<Arc<str>, String>,
         sender: watch::Sender<Report>,
+        clock: Clock,
     ) -> Self {
+        let told = Told::nothing_of(name, about.len(), clock);
         let devices = few::map(
             about
                 .into_iter()
                 .map(|(device, about)| (device, DeviceReport { about, ..DeviceReport::default() })),
         );
         let report = Report { devices, rounds_skipped: Some(0), ..Report::default() };
-        let (name, overload) = (name.to_owned(), Overload::default());
-        Self { name, place, interval, sender, report, logged: None, blocked: Blocked::No, overload }
+        Self { place, interval, sender, report, told, overload: Overload::default() }
     }
 
     /// There is no line; the next attempt comes after `pause`.
     pub(super) fn failed(&mut self, trouble: &port::Trouble, pause: Duration) {
         let (error, state) = (chain(trouble), trouble.state());
-        if self.logged == Some(state) {
-            debug!(source = %self.name, ?pause, "{error}");
-        } else {
-            warn!(source = %self.name, ?pause, "{error}; trying again");
-            self.logged = Some(state);
+        let (word, source) = (self.told.is_in(state), self.told.source());
+        match word {
+            Word::New { left_out } => warn!(%source, ?pause, left_out, "{error}; trying again"),
+            Word::Known => debug!(%source, ?pause, "{error}"),
         }
-        self.blocked = Blocked::No;
+        self.told.forget_blocked();
         (self.report.state, self.report.last_error) = (state, Some(error));
         self.publish();
     }
 
     /// The line is there; nobody was asked on it yet.
     pub(super) fn opened(&mut self) {
-        debug!(source = %self.name, place = %self.place, "connected");
+        debug!(source = %self.told.source(), place = %self.place, "connected");
         self.publish();
     }
 
     /// Some devices were asked, and the line is still there.
     pub(super) fn asked(&mut self, units: &[Unit], line: Option<LineCounts>) {
-        if self.logged.take().is_some() {
-            info!(source = %self.name, place = %self.place, "connected again");
+        if self.told.is_well().is_some() {
+            info!(source = %self.told.source(), place = %self.place, "connected again");
         }
         let devices = devices(units);
         for (device, (trouble, failures)) in &devices {
             let known = self.report.devices.entry(Arc::clone(device)).or_default();
-            match (&known.last_error, trouble) {
-                (None, Some(trouble)) => {
-                    warn!(source = %self.name, %device, "{}; it is asked less often now", trouble.error);
+            match trouble {
+                Some(trouble) => match self.told.device_fails(device) {
+                    Word::New { left_out } => {
+                        let source = self.told.source();
+                        warn!(%source, %device, left_out, "{}; it is asked less often now", trouble.error);
+                    }
+                    Word::Known if known.last_error.as_deref() != Some(trouble.error) => {
+                        debug!(source = %self.told.source(), %device, "{}", trouble.error);
+                    }
+                    Word::Known => {}
+                },
+                None if self.told.device_is_well(device) => {
+                    info!(source = %self.told.source(), %device, "the device answers as it should again");
                 }
-                (Some(_), None) => {
-                    info!(source = %self.name, %device, "the device answers as it should again")
-                }
-                (Some(before), Some(now)) if before != now.error => {
-                    debug!(source = %self.name, %device, "{}", now.error);
-                }
-                (None, None) | (Some(_), Some(_)) => {}
+                None => {}
             }
             known.failures = *failures;
             if known.last_error.as_deref() != trouble.map(|trouble| trouble.error) {
@@ -125,7 +122,7 @@ impl Reporter {
         if all_well == AllWell::No {
             return;
         }
-        let (source, interval) = (&self.name, self.interval);
+        let (source, interval) = (self.told.source(), self.interval);
         match self.overload.round(skipped) {
             Some(News::Begins) => {
                 warn!(%source, ?interval, "a round takes longer than the interval, so rounds are left out; raise interval");
@@ -137,18 +134,14 @@ impl Reporter {
 
     /// Readings wait because the store takes no more.
     pub(super) fn blocked(&mut self) {
-        if self.blocked == Blocked::No {
-            warn!(source = %self.name, "held back: the store takes no more at the moment");
-            self.blocked = Blocked::Yes;
+        if self.told.blocked("") {
             self.publish();
         }
     }
 
     /// The store takes readings again.
     pub(super) fn unblocked(&mut self) {
-        if self.blocked == Blocked::Yes {
-            info!(source = %self.name, "no longer held back");
-            self.blocked = Blocked::No;
+        if self.told.unblocked() {
             self.publish();
         }
     }
@@ -156,7 +149,7 @@ impl Reporter {
     fn publish(&mut self) {
         self.report.settled = true;
         let mut report = self.report.clone();
-        if self.blocked == Blocked::Yes {
+        if self.told.is_blocked() {
             report.state = State::Blocked;
         }
         self.sender.send_if_modified(|published| {

@@ -118,7 +118,7 @@ impl<M: SubscriptionMemory> Client<M> {
         clock: Clock,
     ) -> Self {
         let broker = format!("{}:{}", settings.host, settings.port);
-        let reporter = Reporter::new(&settings.name, broker, report);
+        let reporter = Reporter::new(&settings.name, broker, report, clock);
         let wanted = filters(&settings);
         let (pace, releases) = (Pace::DEFAULT, Releases::Known);
         Self { settings, source, intake, memory, wanted, stop, clock, reporter, pace, releases }

@@ -8,26 +8,19 @@ use tracing::{debug, info, warn};
 use super::subscribing::Summary;
 use super::trouble::Trouble;
 use crate::causes::chain;
+use crate::clock::Clock;
+use crate::source::told::{Told, Word};
 use crate::source::{Report, State};
 
 /// Publishes state and logs changes of it.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    name: String,
     broker: String,
     report: watch::Sender<Report>,
     /// What it would be were it not blocked.
     state: State,
     last_error: Option<String>,
-    blocked: Blocked,
-    /// The trouble that was logged and has not ended, as far as the log says.
-    logged: Option<State>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blocked {
-    No,
-    Yes,
+    told: Told,
 }
 
 /// Whether to believe that trouble has ended.
@@ -41,22 +34,23 @@ pub(super) enum Trust {
 
 impl Reporter {
     /// Speaks for the source `name`, a client of `broker`.
-    pub(super) fn new(name: &str, broker: String, report: watch::Sender<Report>) -> Self {
-        let (name, state) = (name.to_owned(), State::Starting);
-        Self { name, broker, report, state, last_error: None, blocked: Blocked::No, logged: None }
+    pub(super) fn new(name: &str, broker: String, report: watch::Sender<Report>, clock: Clock) -> Self {
+        let (told, state) = (Told::nothing_of(name, 0, clock), State::Starting);
+        Self { broker, report, state, last_error: None, told }
     }
 
     /// An attempt failed, or a connection ended; the next attempt comes after `pause`.
     pub(super) fn failed(&mut self, trouble: &Trouble, attempt: u32, pause: Duration) {
         let error = chain(trouble);
-        let (source, broker, state) = (&self.name, &self.broker, trouble.state());
-        if self.logged == Some(state) {
-            debug!(%source, %broker, attempt, ?pause, "{error}");
-        } else {
-            warn!(%source, %broker, attempt, ?pause, "{error}; retrying");
-            self.logged = Some(state);
+        let (word, source, broker, state) =
+            (self.told.is_in(trouble.state()), self.told.source(), &self.broker, trouble.state());
+        match word {
+            Word::New { left_out } => {
+                warn!(%source, %broker, attempt, ?pause, left_out, "{error}; retrying");
+            }
+            Word::Known => debug!(%source, %broker, attempt, ?pause, "{error}"),
         }
-        self.blocked = Blocked::No;
+        self.told.forget_blocked();
         self.state = state;
         self.last_error = Some(format!("broker {broker}: {error}"));
         self.publish();
@@ -85,18 +79,14 @@ impl Reporter {
 
     /// Messages wait because the store takes no more.
     pub(super) fn blocked(&mut self) {
-        if self.blocked == Blocked::No {
-            warn!(source = %self.name, "held back: the store takes no more at the moment");
-            self.blocked = Blocked::Yes;
+        if self.told.blocked("") {
             self.publish();
         }
     }
 
     /// The store takes messages again.
     pub(super) fn unblocked(&mut self) {
-        if self.blocked == Blocked::Yes {
-            info!(source = %self.name, "no longer held back");
-            self.blocked = Blocked::No;
+        if self.told.unblocked() {
             self.publish();
         }
     }
@@ -108,9 +98,9 @@ impl Reporter {
             "the broker refused to subscribe {}; allow this user to read it there, or change the topic",
             refused.join(", ")
         );
-        if self.logged != Some(State::Misconfigured) {
-            warn!(source = %self.name, broker = %self.broker, "{error}; asking again now and then");
-            self.logged = Some(State::Misconfigured);
+        if let Word::New { left_out } = self.told.is_in(State::Misconfigured) {
+            let source = self.told.source();
+            warn!(%source, broker = %self.broker, left_out, "{error}; asking again now and then");
         }
         self.state = State::Misconfigured;
         self.last_error = Some(format!("broker {}: {error}", self.broker));
@@ -126,21 +116,21 @@ impl Reporter {
         let word =
             format!("the broker granted only QoS 0 for {filters}: messages can be lost on their way here");
         if self.last_error.as_ref() != Some(&word) {
-            warn!(source = %self.name, broker = %self.broker, "{word}");
+            warn!(source = %self.told.source(), broker = %self.broker, "{word}");
         }
         Some(word)
     }
 
     fn trouble_ended(&mut self) {
-        if self.logged.take().is_some() {
-            info!(source = %self.name, broker = %self.broker, "connected and subscribed again");
+        if self.told.is_well().is_some() {
+            info!(source = %self.told.source(), broker = %self.broker, "connected and subscribed again");
         } else {
-            debug!(source = %self.name, broker = %self.broker, "connected and subscribed");
+            debug!(source = %self.told.source(), broker = %self.broker, "connected and subscribed");
         }
     }
 
     fn publish(&self) {
-        let state = if self.blocked == Blocked::Yes { State::Blocked } else { self.state };
+        let state = if self.told.is_blocked() { State::Blocked } else { self.state };
         let report = Report {
             state,
             last_error: self.last_error.clone(),

@@ -26,8 +26,10 @@ const MAX_SHAPES: usize = 64;
 /// While our clock is not right, a record that is no older than this counts as measured when it was received: such times are
 /// corrected once the clock is right.
 const FRESH_US: i64 = 2_000_000;
-/// Lines of nodes that are logged at once; one more each second.
+/// Lines of nodes that are logged at once, and then one each so long: what a node says must not fill the log, nor wear out the flash.
+/// `holdfast serial monitor` shows all of it.
 const LOG_LINES: u32 = 20;
+const LOG_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// The fields of an event.
 const EVENT_FIELD: &str = "event";
 const EVENT_VALUE_FIELD: &str = "value";
@@ -104,7 +106,7 @@ impl Bridge {
             refused: 0,
             has_forgotten: nodes.forgotten(source).times > 0,
             speaker: None,
-            log: Limiter::new(LOG_LINES),
+            log: Limiter::new(LOG_LINES, LOG_EVERY),
             devices: HashMap::new(),
         }
     }
@@ -171,8 +173,8 @@ impl Bridge {
             self.refused = counts.refused;
             warn!(source = %self.source, "more nodes come to this line than can be told apart ({MAX_NODES}); others wait until what those sent is stored");
         }
-        if self.log.take_suppressed(self.clock.monotonic()) {
-            warn!(source = %self.source, "nodes say more than is logged; the rest is left out");
+        if let Some(left_out) = self.log.take_suppressed_when_due(self.clock.monotonic()) {
+            warn!(source = %self.source, left_out, "nodes say more than is logged");
         }
         Heard { has_greeted, ..heard(&before, &counts) }
     }
@@ -386,10 +388,10 @@ fn heard(before: &Counts, after: &Counts) -> Heard {
 /// A node's line for people. What it says is as hostile as anything that comes over a wire, so it is quoted.
 fn log(source: &str, node: &str, level: Level, uptime_ms: u64, text: &str) {
     match level {
-        Level::Error => error!(source, ?node, uptime_ms, ?text, "a node says"),
-        Level::Warn => warn!(source, ?node, uptime_ms, ?text, "a node says"),
-        Level::Info => info!(source, ?node, uptime_ms, ?text, "a node says"),
-        Level::Debug => debug!(source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Error => error!(%source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Warn => warn!(%source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Info => info!(%source, ?node, uptime_ms, ?text, "a node says"),
+        Level::Debug => debug!(%source, ?node, uptime_ms, ?text, "a node says"),
     }
 }
 

@@ -40,7 +40,7 @@ use crate::store::Books;
 pub async fn run(settings: Settings, books: &Books, rooms: Rooms) {
     let Rooms { source, intake, report, stop, clock } = rooms;
     let inlet = intake.open(&source, Peer::NAMELESS);
-    let reporter = Reporter::new(&settings.name, settings.port.at.clone(), report);
+    let reporter = Reporter::new(&settings.name, settings.port.at.clone(), report, clock);
     let settings_of_port = settings.port.clone();
     let mut line = Line::new(settings, books, inlet, reporter, clock);
     let mut backoff = Backoff::new(port::RETRY);

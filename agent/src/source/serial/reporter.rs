@@ -7,49 +7,48 @@ use tracing::{debug, info, warn};
 
 use super::health::Condition;
 use crate::causes::chain;
+use crate::clock::Clock;
 use crate::few;
 use crate::source::port::{Place, Trouble};
+use crate::source::told::{Told, Word};
 use crate::source::{DeviceReport, LineCounts, Report, State};
 
 /// Publishes state and logs changes of it.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    name: String,
     place: Place,
     report: watch::Sender<Report>,
     /// What it would be were it not blocked.
     state: State,
     last_error: Option<String>,
-    is_blocked: bool,
-    /// The trouble that was logged and has not ended.
-    logged: Option<State>,
+    told: Told,
+    was_well: bool,
     pub(super) line: LineCounts,
 }
 
 impl Reporter {
-    pub(super) fn new(name: &str, place: Place, report: watch::Sender<Report>) -> Self {
+    pub(super) fn new(name: &str, place: Place, report: watch::Sender<Report>, clock: Clock) -> Self {
         Self {
-            name: name.to_owned(),
             place,
             report,
             state: State::Starting,
             last_error: None,
-            is_blocked: false,
-            logged: None,
+            told: Told::nothing_of(name, 0, clock),
+            was_well: false,
             line: LineCounts::default(),
         }
     }
 
     /// The port cannot be opened, or was lost.
     pub(super) fn failed(&mut self, trouble: &Trouble) {
-        self.is_blocked = false;
+        self.told.forget_blocked();
         self.change(trouble.state(), Some(chain(trouble)));
     }
 
     /// The port is open; what is there has not said anything yet.
     pub(super) fn opened(&mut self) {
         self.line.opened += 1;
-        debug!(source = %self.name, port = %self.place, "port open");
+        debug!(source = %self.told.source(), port = %self.place, "port open");
         self.report.send_modify(|report| report.settled = true);
     }
 
@@ -68,25 +67,21 @@ impl Reporter {
         };
         if state == State::Connected {
             self.change(state, None);
-        } else if state != self.state {
+        } else if state != self.state || self.told.is_due() {
             self.change(state, Some(advice()));
         }
     }
 
     /// Messages wait because the store takes no more.
     pub(super) fn blocked(&mut self) {
-        if !self.is_blocked {
-            warn!(source = %self.name, "held back: the store takes no more at the moment");
-            self.is_blocked = true;
+        if self.told.blocked("") {
             self.publish();
         }
     }
 
     /// The store takes messages again.
     pub(super) fn unblocked(&mut self) {
-        if self.is_blocked {
-            info!(source = %self.name, "no longer held back");
-            self.is_blocked = false;
+        if self.told.unblocked() {
             self.publish();
         }
     }
@@ -109,27 +104,33 @@ impl Reporter {
     }
 
     fn change(&mut self, state: State, error: Option<String>) {
-        if self.state == state && self.last_error == error {
+        if self.state == state && self.last_error == error && !self.told.is_due() {
             return;
         }
+        let source = self.told.source().to_owned();
         match &error {
-            Some(error) if self.logged != Some(state) => {
-                warn!(source = %self.name, state = state.name(), "{error}");
-                self.logged = Some(state);
-            }
-            Some(error) => debug!(source = %self.name, state = state.name(), "{error}"),
+            Some(error) => match self.told.is_in(state) {
+                Word::New { left_out } => warn!(%source, state = state.name(), left_out, "{error}"),
+                Word::Known => debug!(%source, state = state.name(), "{error}"),
+            },
             None if state == State::Starting => {}
-            None => {
-                let after = self.logged.take().map(State::name);
-                info!(source = %self.name, port = %self.place, after, "serial line is well");
-            }
+            None => self.well(&source),
         }
         (self.state, self.last_error) = (state, error);
         self.publish();
     }
 
+    fn well(&mut self, source: &str) {
+        let was_well = std::mem::replace(&mut self.was_well, true);
+        match self.told.is_well().map(State::name) {
+            // The log does not have what was wrong, so it is no news that it ended.
+            None if was_well => debug!(%source, port = %self.place, "serial line is well"),
+            after => info!(%source, port = %self.place, after, "serial line is well"),
+        }
+    }
+
     fn publish(&self) {
-        let state = if self.is_blocked { State::Blocked } else { self.state };
+        let state = if self.told.is_blocked() { State::Blocked } else { self.state };
         self.report.send_if_modified(|report| {
             let before = (report.state, report.last_error.clone(), report.settled);
             report.state = state;
