@@ -175,7 +175,7 @@ impl Poller {
     async fn read(&mut self, at: usize, round: Instant) -> Result<(), End> {
         for table in self.units[at].order() {
             let step = self.read_table(at, table, round).await;
-            if let Some(reading) = self.units[at].tables[table].take_reading() {
+            if let Some(reading) = self.units[at].tables[table].take_reading(round) {
                 self.inlet.push_measured(reading);
                 self.hand_over().await?;
             }

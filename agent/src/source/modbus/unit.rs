@@ -6,7 +6,9 @@
 //! ```
 //!
 //! A question that a device refuses or leaves unanswered, while it answers others, is held alone, and asked last when it is due:
-//! so a wrong address costs its own field, and a device that is away costs one time-out now and then.
+//! so a wrong address costs its own field, and a device that is away costs one time-out now and then. What was refused together, and
+//! is answered in parts, is asked for together again after a minute, then ever more seldom: a device that was just starting refuses
+//! what it has, and one that has a hole among its registers always will.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use crate::reading::{Origin, Shape, Value};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The first pause, unless the interval is longer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// When what is asked for in parts is tried as a whole again: one request more, and no value less, if it is refused.
+const JOIN_AGAIN: backoff::Settings =
+    backoff::Settings { initial: Duration::from_secs(60), max: Duration::from_secs(3_600) };
 /// So many shapes are kept of a device whose values come and go.
 const MOST_SHAPES: usize = 64;
 
@@ -53,6 +58,8 @@ pub(super) struct Table {
     registers: Vec<Register>,
     origin: Arc<Origin>,
     questions: Vec<Question>,
+    /// Set while less is asked for at a time than could be.
+    cut: Option<Cut>,
     /// What was read in this round, one for each register.
     values: Vec<Option<Value>>,
     /// Whether anything was answered in this round.
@@ -61,6 +68,18 @@ pub(super) struct Table {
     is_mended: bool,
     /// The names of readings, by which of the registers are in them. Nearly always one or two.
     shapes: HashMap<Vec<bool>, Arc<Shape>>,
+}
+
+/// Something that was refused as a whole.
+#[derive(Debug)]
+struct Cut {
+    /// The round in which it was.
+    round: Instant,
+    pauses: Backoff,
+    /// From that round on the whole is tried again.
+    again: Instant,
+    /// Whether that was begun.
+    is_tried: bool,
 }
 
 /// One request.
@@ -205,6 +224,7 @@ impl Unit {
             && let Some((low, high)) = asked.span.halves(&table_of.registers)
         {
             table_of.questions.splice(question..=question, [low, high].map(Question::new));
+            table_of.cut_in(round);
             self.heard(round);
             return Step::GoOn;
         }
@@ -230,6 +250,9 @@ impl Unit {
     }
 
     fn make_due(&mut self, round: Instant) {
+        for cut in self.tables.iter_mut().filter_map(|table| table.cut.as_mut()) {
+            cut.again = round;
+        }
         let questions = self.tables.iter_mut().flat_map(|table| &mut table.questions);
         for held in questions.filter_map(|question| question.held.as_mut()).chain(&mut self.silent) {
             held.again = round;
@@ -254,6 +277,7 @@ impl Table {
                 tags: Vec::new(),
             }),
             questions: questions(&read.registers),
+            cut: None,
             values: vec![None; read.registers.len()],
             is_answered: false,
             is_mended: false,
@@ -273,12 +297,40 @@ impl Table {
         self.is_mended |= answered.held.take().is_some();
     }
 
-    /// What was read in this round, which is over for it; `None` if nothing was answered.
-    pub(super) fn take_reading(&mut self) -> Option<Measured> {
-        if std::mem::take(&mut self.is_mended) && self.held().is_none() {
-            // It refuses nothing any more, so all may be asked for together again.
-            self.questions = questions(&self.registers);
+    /// Less is asked for at a time from now on.
+    fn cut_in(&mut self, round: Instant) {
+        let before = self.cut.take();
+        if before.as_ref().is_some_and(|cut| cut.round == round) {
+            // The same refusal, taken further.
+            self.cut = before;
+            return;
         }
+        let mut pauses = before.map_or_else(|| Backoff::new(JOIN_AGAIN), |cut| cut.pauses);
+        let again = round + pauses.after_failure(1.0);
+        self.cut = Some(Cut { round, pauses, again, is_tried: false });
+    }
+
+    /// Asks for all of it together from the next round on, if this one, which is over, gives reason to.
+    fn join(&mut self, round: Instant) {
+        let is_mended = std::mem::take(&mut self.is_mended);
+        if self.held().is_some() || !self.is_answered {
+            return;
+        }
+        let is_cut = self.cut.as_ref().is_some_and(|cut| cut.round == round);
+        if !is_cut && self.cut.take_if(|cut| cut.is_tried).is_some() {
+            // And it was answered.
+            return;
+        }
+        let is_due = !is_cut && self.cut.as_ref().is_some_and(|cut| cut.again <= round);
+        if is_due || is_mended {
+            self.questions = questions(&self.registers);
+            self.cut.iter_mut().for_each(|cut| cut.is_tried = true);
+        }
+    }
+
+    /// What was read in this round, which is over for it; `None` if nothing was answered.
+    pub(super) fn take_reading(&mut self, round: Instant) -> Option<Measured> {
+        self.join(round);
         if !std::mem::take(&mut self.is_answered) {
             return None;
         }

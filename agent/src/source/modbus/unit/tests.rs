@@ -54,7 +54,7 @@ impl Bench {
         if self.unit.is_due(round) {
             for table in self.unit.order() {
                 let step = self.ask(table, round, device);
-                if let Some(reading) = self.unit.tables[table].take_reading() {
+                if let Some(reading) = self.unit.tables[table].take_reading(round) {
                     let names = reading.shape.names.iter().map(ToString::to_string);
                     read.extend(names.zip(reading.values));
                 }
@@ -196,6 +196,42 @@ fn a_gap_that_a_device_does_not_have_is_not_read_again() {
 }
 
 #[test]
+fn what_a_device_refused_for_a_while_is_asked_for_together_again() {
+    let mut bench = Bench::new(&[read(3, "meter", &[0, 1, 5, 6])]);
+    let starting = |_: u16, count: u16| if count > 2 { Err(Fault::Refused(Exception(2))) } else { Ok(()) };
+    assert_eq!(bench.asks(&starting), ["0+7", "0+2", "5+2"]);
+    let in_parts = (0..60).take_while(|_| bench.asks(&well).len() == 2).count();
+    assert_eq!(in_parts, 12, "a minute");
+    assert_eq!(bench.asks(&well), ["0+7"]);
+    // Another time, it is a minute again.
+    assert_eq!(bench.asks(&starting), ["0+7", "0+2", "5+2"]);
+    assert_eq!((0..60).take_while(|_| bench.asks(&well).len() == 2).count(), 12);
+    // Who was away may have been started anew.
+    assert_eq!(bench.asks(&starting).len(), 3);
+    assert_eq!(bench.asks(&silent).len(), 1);
+    let asked: Vec<_> = (0..4).map(|_| bench.asks(&well).len()).collect();
+    assert_eq!(asked, [2, 1, 1, 1]);
+}
+
+#[test]
+fn what_is_refused_for_good_is_tried_ever_more_seldom_and_costs_no_value() {
+    let mut bench = Bench::new(&[read(3, "meter", &[0, 1, 5, 6])]);
+    let device = |first: u16, count: u16| {
+        if first <= 3 && first + count > 3 { Err(Fault::Refused(Exception(2))) } else { Ok(()) }
+    };
+    let mut tries = Vec::new();
+    for minute in (0..12 * 60 * 6).map(|round| round / 12) {
+        let (asked, read) = bench.round(&device);
+        assert_eq!((read.len(), bench.error(0)), (4, None));
+        if asked.len() > 2 {
+            tries.push(minute);
+        }
+    }
+    assert_eq!(tries, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303]);
+    assert_eq!(bench.unit.tables[0].failures, 0, "no trouble of the device");
+}
+
+#[test]
 fn a_gateway_that_answers_for_a_device_is_not_the_device() {
     let mut bench = Bench::new(&[read(3, "meter", &[0, 100])]);
     let device = |_: u16, _: u16| Err(Fault::Refused(Exception(11)));
@@ -231,7 +267,7 @@ fn values_that_are_none_leave_a_reading_of_the_others() {
     let mut reading = |registers: [u16; 4]| {
         unit.tables[0].questions[0].asked = None;
         assert_eq!(unit.settle(0, 0, round, Ok(Data::Registers(registers.to_vec()))), Step::GoOn);
-        let reading = unit.tables[0].take_reading().unwrap();
+        let reading = unit.tables[0].take_reading(round).unwrap();
         (reading.shape, reading.values)
     };
     let (whole, values) = reading([0x4366, 0x8000, 0x3F80, 0]);
