@@ -259,6 +259,16 @@ pub enum Problem {
         /// The key that has it.
         other: String,
     },
+    /// Two sources on one line.
+    #[error(
+        "{port} is taken by {other}; two that read one line take each other's bytes: expected another port, or one source for all that is on it"
+    )]
+    LineTaken {
+        /// The port.
+        port: String,
+        /// The source that has it.
+        other: String,
+    },
     /// Two sensors at one address of a bus.
     #[error(
         "address {address:#04x} of this bus is taken by {other}; two chips at one address answer at once, so each needs its own"

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::Problem;
@@ -18,6 +19,7 @@ use super::note::Remark;
 use super::reader::{Given, Section, invalid, value_or};
 use super::subscriptions::{Overlaps, subscriptions};
 use super::{files, urls};
+use crate::source::port::Place;
 use crate::source::{self, Settings, listen, mqtt};
 
 /// `protocol` where the operator does not say: what every broker speaks.
@@ -176,7 +178,7 @@ fn listen(name: &str, section: &Section<'_, '_>) -> Option<listen::Settings> {
 pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], admin: Option<SocketAddr>) {
     let mut addresses: BTreeMap<SocketAddr, String> = BTreeMap::new();
     let mut clients: BTreeMap<(&str, u16, &str), &str> = BTreeMap::new();
-    let mut ports: BTreeMap<String, &str> = BTreeMap::new();
+    let mut lines: BTreeMap<String, (&str, Sharing)> = BTreeMap::new();
     if let Some(admin) = admin {
         addresses.insert(admin, "admin.listen".to_owned());
     }
@@ -203,19 +205,40 @@ pub(super) fn check_together(sources: &[(Given<Settings>, &Section<'_, '_>)], ad
                 }
             }
             Settings::I2c(_) => {}
-            // A host may serve many.
-            Settings::Modbus(settings) if !settings.is_rtu() => {}
             Settings::Serial(source::serial::Settings { name, port, .. })
             | Settings::Modbus(source::modbus::Settings { name, port, .. }) => {
-                let port = port.at.to_string();
-                if let Some(other) = ports.get(&port) {
-                    let (address, other) = (port, format!("sources.{other}"));
-                    section.report.fault(&place("path"), Problem::AddressTaken { address, other });
-                } else {
-                    ports.insert(port, name);
+                let is_shared = matches!(&source.value, Settings::Modbus(settings) if !settings.is_rtu());
+                let sharing = if is_shared { Sharing::Possible } else { Sharing::Impossible };
+                let (other, of_other) = *lines.entry(line(&port.at)).or_insert((name, sharing));
+                if other != name && [sharing, of_other].contains(&Sharing::Impossible) {
+                    let key = if section.has("url") { "url" } else { "path" };
+                    let (port, other) = (port.at.to_string(), format!("sources.{other}"));
+                    section.report.fault(&place(key), Problem::LineTaken { port, other });
                 }
             }
         }
     }
     i2c::check_together(sources);
+}
+
+/// Whether several sources may use one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// A Modbus server on a network tells its clients apart.
+    Possible,
+    /// There is one line behind it.
+    Impossible,
+}
+
+/// What is the same for two names of one port, as far as can be told from here.
+fn line(at: &Place) -> String {
+    match at {
+        // Links under /dev/serial lead to the ports themselves.
+        Place::Path(path) => match std::fs::canonicalize(path) {
+            Ok(path) => path.display().to_string(),
+            Err(_) => path.components().collect::<PathBuf>().display().to_string(),
+        },
+        Place::Tcp { host, port } if host == "localhost" => format!("tcp://127.0.0.1:{port}"),
+        Place::Tcp { .. } => at.to_string(),
+    }
 }

@@ -1,5 +1,6 @@
 //! Where a serial port is and how it is set: keys that several types of sources have.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use reqwest::Url;
@@ -88,5 +89,8 @@ fn tcp(text: &str, default_port: Option<u16>) -> Option<Place> {
         && matches!(url.path(), "" | "/");
     let host = url.host_str().filter(|host| is_plain && !host.is_empty())?;
     let port = url.port().or(default_port).filter(|port| *port != 0)?;
-    Some(Place::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port })
+    // One name, however it is written: a scheme that is not the web's leaves it as it is.
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    let host = host.parse::<IpAddr>().map_or(host, |address| address.to_string());
+    (!host.is_empty()).then_some(Place::Tcp { host, port })
 }

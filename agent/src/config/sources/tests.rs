@@ -94,5 +94,39 @@ fn faults_of_lines_are_told_where_they_are() {
 fn a_port_belongs_to_one_source() {
     let second = "[sources.other]\ntype = \"serial\"\npath = \"/dev/ttyUSB0\"\nprotocol = \"lines\"\n";
     let text = format!("{}{second}", with(BRIDGE));
-    tests::check(&text, "8:8: sources.other.path", "is taken by sources.press");
+    tests::check(&text, "8:8: sources.other.path", "/dev/ttyUSB0 is taken by sources.press");
+    let dir = tempfile::TempDir::new().unwrap();
+    let (port, link) = (dir.path().join("ttyUSB0"), dir.path().join("by-id"));
+    std::fs::write(&port, "").unwrap();
+    std::os::unix::fs::symlink(&port, &link).unwrap();
+    let second = second.replace("/dev/ttyUSB0", link.to_str().unwrap());
+    let text = format!("{}{second}", with(&BRIDGE.replace("/dev/ttyUSB0", port.to_str().unwrap())));
+    tests::check(&text, "8:8: sources.other.path", "by-id is taken by sources.press");
+}
+
+#[test]
+fn so_does_the_line_behind_a_serial_server() {
+    let source =
+        |name: &str, url: &str, more: &str| format!("[sources.{name}]\n{more}\nurl = \"tcp://{url}\"\n");
+    let serial = |name: &str, url: &str| source(name, url, "type = \"serial\"\nprotocol = \"bridge\"");
+    let registers = "registers = [{ field = \"x\", address = 0, kind = \"input\", type = \"u16\" }]";
+    let read = format!("type = \"modbus\"\nread = [{{ unit = 1, {registers} }}]");
+    let modbus = |name: &str, url: &str| source(name, url, &read);
+    let taken = "is taken by sources.a; two that read one line take each other's bytes";
+    for (one, other) in [
+        ("10.0.0.1:2000", "10.0.0.1:2000"),
+        ("Rack.local:2000", "rack.local.:2000"),
+        ("localhost:2000", "127.0.0.1:2000"),
+        ("[::1]:2000", "[0:0:0:0:0:0:0:1]:2000"),
+    ] {
+        tests::check(&(serial("a", one) + &serial("b", other)), "8:7: sources.b.url", taken);
+    }
+    tests::check(&(modbus("a", "h:2000") + &serial("b", "h:2000")), "8:7: sources.b.url", taken);
+    tests::check(
+        &(serial("a", "h") + &modbus("b", "h:502")).replacen("h\"", "h:502\"", 1),
+        "8:7: sources.b.url",
+        taken,
+    );
+    // Another port is another line, and a Modbus server tells its clients apart.
+    config(&(serial("a", "h:2000") + &serial("b", "h:2001") + &modbus("c", "h") + &modbus("d", "h:502")));
 }
