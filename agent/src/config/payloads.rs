@@ -246,9 +246,14 @@ fn parse_pointer(report: &Report<'_>, given: &Given<&str>) -> Option<Given<Point
     }
 }
 
+/// Whether a device, or a field, can be called that: something that people can read.
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=MAX_DEVICE_BYTES).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 /// The pointer to the device's name, or the name itself.
 fn device_of(section: &Section<'_, '_>, allowed: DeviceKey) -> (Option<Given<Pointer>>, Option<Box<str>>) {
-    const FORM: &str = "a name of 1 to 256 bytes such as \"press-7\", or a JSON pointer such as \"/id\" to one in the payload";
+    const FORM: &str = "a name of 1 to 256 bytes without control characters such as \"press-7\", or a JSON pointer such as \"/id\" to one in the payload";
     if allowed == DeviceKey::Pointer {
         return (pointer(section, "device"), None);
     }
@@ -256,8 +261,7 @@ fn device_of(section: &Section<'_, '_>, allowed: DeviceKey) -> (Option<Given<Poi
     if given.value.starts_with('/') {
         return (parse_pointer(section.report, &given), None);
     }
-    let is_name = (1..=MAX_DEVICE_BYTES).contains(&given.value.len());
-    if !is_name || given.value.contains(char::is_control) {
+    if !is_name(given.value) {
         invalid(section.report, &given.place, None, FORM);
         return (None, None);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::fault::{Place, Problem};
 use crate::config::nearest::nearest;
+use crate::config::payloads::is_name;
 use crate::config::reader::{Given, Item, Section, invalid, value_or};
 use crate::source::Settings;
 use crate::source::i2c::{self, Driver, Inputs, Range, Sensor};
@@ -17,8 +18,6 @@ const ADDRESS_FORM: &str = "an address of seven bits, 0x08 to 0x77";
 const DEVICE_FORM: &str = "a name of 1 to 256 bytes without control characters";
 const RANGE_FORM: &str = "one of \"6.144V\", \"4.096V\", \"2.048V\", \"1.024V\", \"0.512V\" and \"0.256V\"";
 const CHANNELS_FORM: &str = "a list of inputs, each 0 to 3, such as [0, 1]";
-/// A longer one is no name for people.
-const MOST_DEVICE_BYTES: usize = 256;
 /// A measurement takes up to some tenths of a second; the sampler counts milliseconds in 32 bits.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 const MOST_INTERVAL: Duration = Duration::from_secs(86_400);
@@ -159,7 +158,7 @@ fn address(section: &Section<'_, '_>, given: &Given<u64>, driver: Option<&Driver
 
 fn device(section: &Section<'_, '_>, given: &Given<&str>) -> Option<String> {
     let name = given.value;
-    if name.is_empty() || name.len() > MOST_DEVICE_BYTES || name.contains(char::is_control) {
+    if !is_name(name) {
         invalid(section.report, &given.place, None, DEVICE_FORM);
         return None;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::port::port;
 use crate::config::fault::Problem;
 use crate::config::node::LONGEST;
+use crate::config::payloads::is_name;
 use crate::config::reader::{Given, Section, invalid, value_or};
 use crate::source::modbus::{
     Bytes, Format, Kind, Number, Order, Read, Register, Scale, Settings, Words, wire_time,
@@ -24,8 +25,6 @@ const LEAST_TIMEOUT: Duration = Duration::from_millis(20);
 const MOST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The last address of each space.
 const LAST_ADDRESS: u64 = 65_535;
-/// The longest name of a field or device.
-const MOST_NAME_BYTES: usize = 256;
 
 const READ_FORM: &str =
     "at least one table such as [[sources.rack.read]] with unit = 3 and registers = [ … ]";
@@ -244,10 +243,9 @@ fn byte_order(section: &Section<'_, '_>, registers: u16) -> Option<Order> {
 /// The name at `key`, or `None`, with a fault if there is something else.
 fn name_at(section: &Section<'_, '_>, key: &'static str) -> Option<String> {
     let given = section.text(key, NAME_FORM)?;
-    let is_name =
-        (1..=MOST_NAME_BYTES).contains(&given.value.len()) && !given.value.contains(char::is_control);
-    if !is_name {
+    if !is_name(given.value) {
         invalid(section.report, &given.place, None, NAME_FORM);
+        return None;
     }
-    is_name.then(|| given.value.to_owned())
+    Some(given.value.to_owned())
 }

@@ -5,15 +5,14 @@ use std::time::Duration;
 use super::port::port;
 use crate::config::fault::Problem;
 use crate::config::node::{LONGEST, in_memory};
-use crate::config::payloads::{DeviceKey, payload_settings};
+use crate::config::payloads::{DeviceKey, is_name, payload_settings};
 use crate::config::reader::{Section, invalid, value_or};
-use crate::ingest::decode::MAX_DEVICE_BYTES;
 use crate::ingest::topic::Template;
 use crate::source::serial::{Protocol, Settings};
 
 const PROTOCOL_FORM: &str =
     "protocol = \"bridge\" (nodes with firmware-bridge) or \"lines\" (a reading a line)";
-const DEVICE_FORM: &str = "a name of 1 to 256 bytes, such as \"press-7\"";
+const DEVICE_FORM: &str = "a name of 1 to 256 bytes without control characters, such as \"press-7\"";
 /// Above this the limit protects nothing.
 const MOST_RATE: u64 = 10_000_000;
 /// A line of text that is longer is none.
@@ -77,7 +76,7 @@ fn device<'r>(section: &Section<'r, '_>) -> Result<Option<&'r str>, Faulty> {
         section.report.fault(&given.place, Problem::Pointless { key: "a pointer", why });
         return Err(Faulty);
     }
-    if given.value.is_empty() || given.value.len() > MAX_DEVICE_BYTES {
+    if !is_name(given.value) {
         invalid(section.report, &given.place, None, DEVICE_FORM);
         return Err(Faulty);
     }

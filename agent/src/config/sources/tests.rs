@@ -130,3 +130,9 @@ fn so_does_the_line_behind_a_serial_server() {
     // Another port is another line, and a Modbus server tells its clients apart.
     config(&(serial("a", "h:2000") + &serial("b", "h:2001") + &modbus("c", "h") + &modbus("d", "h:502")));
 }
+
+#[test]
+fn the_name_of_a_device_is_one_that_people_can_read() {
+    check(&format!("{BRIDGE}device = \"a\\u0007b\""), (3, 10), "1 to 256 bytes without control characters");
+    check(&format!("{LINES}payload = \"value\"\ndevice = \"a\\nb\""), (4, 10), "without control characters");
+}

@@ -3,6 +3,7 @@
 //! The [`Host`] of `firmware-bridge` does the link; this is what it leaves to its user: readings out of samples, positions into
 //! the commit that stores them, and back from there to the host.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -124,11 +125,11 @@ impl Bridge {
                 Happening::Hello(node) => {
                     let speaker = Speaker::new(&self.source, self.device.as_deref(), node);
                     let mut report = speaker.report();
-                    if let Some(doubt) = self.doubt() {
+                    if let Some(trouble) = self.doubt().or_else(|| speaker.misnomer(self.device.as_deref())) {
                         if self.log.allows(self.clock.monotonic()) {
-                            warn!(source = %self.source, node = ?speaker.id.node, "{doubt}");
+                            warn!(source = %self.source, node = ?speaker.id.node, "{trouble}");
                         }
-                        (report.last_error, report.failures) = (Some(doubt), 1);
+                        (report.last_error, report.failures) = (Some(trouble), 1);
                     }
                     if self.devices.len() >= MAX_NODES {
                         self.devices.clear();
@@ -248,8 +249,8 @@ impl Speaker {
     fn new(source: &Arc<str>, device: Option<&str>, node: Arc<Node>) -> Self {
         // A node without a name is known by its line.
         let name: Arc<str> = if node.id.is_empty() { Arc::clone(source) } else { node.id.clone() };
-        let device = device.unwrap_or(&name);
-        let origin = Origin { source: source.as_ref().into(), device: device.into(), tags: Vec::new() };
+        let device = device.map_or_else(|| readable(&name), Cow::Borrowed);
+        let origin = Origin { source: source.as_ref().into(), device: (&*device).into(), tags: Vec::new() };
         let shape =
             |names: &[&str]| Arc::new(Shape { names: names.iter().map(|name| (*name).into()).collect() });
         Self {
@@ -260,6 +261,18 @@ impl Speaker {
             event: [shape(&[EVENT_FIELD]), shape(&[EVENT_FIELD, EVENT_VALUE_FIELD])],
             node,
         }
+    }
+
+    /// What is wrong with its name, if readings are of the device that it names.
+    fn misnomer(&self, device: Option<&str>) -> Option<String> {
+        let is_misnamed = device.is_none() && *self.origin.device != *self.id.node;
+        is_misnamed.then(|| {
+            let device = &self.origin.device;
+            format!(
+                "its name has control characters, which no device may be called; its readings are of the device {device}: mend the \
+                 name in its firmware, or set device"
+            )
+        })
     }
 
     /// What it says of itself, for people.
@@ -342,6 +355,18 @@ impl Speaker {
         };
         warn!(%source, ?node, first, last, "records of a node will never come: {why}");
     }
+}
+
+/// A node's name as one that people can read: what steers a terminal, or ends a line in a file, is written out.
+fn readable(name: &str) -> Cow<'_, str> {
+    if !name.contains(char::is_control) {
+        return Cow::Borrowed(name);
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
 }
 
 /// The names of the channels, made unique: a reading has no two fields of one name.
@@ -489,6 +514,20 @@ mod tests {
         know(&mut nodes, &names[MAX_NODES], 200);
         assert_eq!((taken(&nodes, "n1"), taken(&nodes, "n128")), ((1, false), (1, false)));
         assert_eq!(taken(&nodes, "n0"), (3, true), "it is told that these may be stored already");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_can_read_is_written_out_and_told() {
+        for (name, device) in
+            [("press-7", "press-7"), ("pr\u{e9}s\ns\u{1b}[2J\u{9b}", "pr\u{e9}s\\ns\\u{1b}[2J\\u{9b}")]
+        {
+            let mut nodes = Nodes::default();
+            know(&mut nodes, name, 1);
+            let (readings, left, trouble) = taken_with(&nodes, 10, name);
+            assert_eq!((readings.len(), left), (1, 1), "it is known by the name that it says");
+            assert_eq!(&*readings[0].origin.device, device);
+            assert_eq!(trouble.is_some_and(|trouble| trouble.contains(device)), name != device);
+        }
     }
 
     #[tokio::test]
