@@ -114,14 +114,7 @@ fn kind(section: &Section<'_, '_>) -> Option<Kind> {
     if !section.has("payload") {
         return Some(Kind::Json);
     }
-    let given = section.text("payload", FORM)?;
-    let of_name = |name: &str| KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
-    of_name(given.value).or_else(|| {
-        let near = nearest(given.value, KINDS.map(|(word, _)| word));
-        let kind = near.as_deref().and_then(of_name);
-        invalid(section.report, &given.place, near, FORM);
-        kind
-    })
+    section.choice_or_meant("payload", FORM, &KINDS)
 }
 
 fn columns(section: &Section<'_, '_>) -> Option<Columns> {

@@ -286,6 +286,24 @@ impl<'r, 'a> Section<'r, 'a> {
         chosen.map(|(_, value)| given.map(|_| *value))
     }
 
+    /// As [`choice`](Self::choice), or the one that was probably meant, so that the rest can be checked too.
+    pub(super) fn choice_or_meant<T: Copy>(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        let given = self.text(key, expected)?;
+        let of_word =
+            |wanted: &str| choices.iter().find(|(word, _)| *word == wanted).map(|(_, value)| *value);
+        of_word(given.value).or_else(|| {
+            let near = nearest(given.value, choices.iter().map(|(word, _)| *word));
+            let meant = near.as_deref().and_then(of_word);
+            invalid(self.report, &given.place, near, expected);
+            meant
+        })
+    }
+
     /// A table of its own; if it is not there, one without keys.
     pub(super) fn section(&self, key: &'static str, expected: &'static str) -> Self {
         self.item(key).and_then(|item| item.section(expected)).unwrap_or_else(|| Self {

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::Problem;
-use super::nearest::nearest;
 use super::node::{LISTEN_FORM, address, in_memory, is_local};
 use super::note::Remark;
 use super::reader::{Given, Section, invalid, value_or};
@@ -69,14 +68,7 @@ fn kind(section: &Section<'_, '_>) -> Option<Kind> {
         ("modbus", Kind::Modbus),
     ];
     section.require("type", FORM);
-    let given = section.text("type", FORM)?;
-    let of_name = |name: &str| KINDS.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind);
-    of_name(given.value).or_else(|| {
-        let near = nearest(given.value, KINDS.map(|(word, _)| word));
-        let kind = near.as_deref().and_then(of_name);
-        invalid(section.report, &given.place, near, FORM);
-        kind
-    })
+    section.choice_or_meant("type", FORM, &KINDS)
 }
 
 fn mqtt(name: &str, section: &Section<'_, '_>, agent_id: &str) -> Option<mqtt::Settings> {
