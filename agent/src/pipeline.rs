@@ -98,6 +98,10 @@ enum Room {
 }
 
 impl Room {
+    /// All of them, in that order.
+    const ALL: [Self; 7] =
+        [Self::Source, Self::Clock, Self::Ingest, Self::Windows, Self::Sink, Self::Writer, Self::Admin];
+
     fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -113,16 +117,9 @@ impl Room {
 
 /// The running agent.
 pub struct Running {
-    rooms: JoinSet<()>,
-    /// Which task is which room.
-    alive: HashMap<Id, Room>,
+    rooms: Rooms,
     inputs: Inputs,
     admin: Option<SocketAddr>,
-    stop_sources: CancellationToken,
-    stop_windows: CancellationToken,
-    drain_sinks: CancellationToken,
-    abort_sinks: CancellationToken,
-    stop_admin: CancellationToken,
     /// Lets go of the store when it is closed.
     letters: StoredLetters,
     /// Ends the writer when it goes.
@@ -232,17 +229,10 @@ async fn start_rooms(config: Config, outside: Outside, rooms: &mut Rooms) -> Res
         start_source(settings, &config, &intake, &store, &known, report, clock, source.as_ref(), rooms);
     }
     info!(agent = %config.agent_id, epoch = %store.books().borrow().epoch, "agent started");
-    let rooms = std::mem::take(rooms);
     Ok(Running {
-        rooms: rooms.set,
-        alive: rooms.alive,
+        rooms: std::mem::take(rooms),
         inputs,
         admin: admin_address,
-        stop_sources: rooms.stop_sources,
-        stop_windows: rooms.stop_windows,
-        drain_sinks: rooms.drain_sinks,
-        abort_sinks: rooms.abort_sinks,
-        stop_admin: rooms.stop_admin,
         letters,
         store: Some(store),
         intake: Some(intake),
@@ -277,7 +267,7 @@ impl Running {
 
     /// Waits until a room ends that should not. Cancel-safe.
     pub async fn failed(&mut self) -> Error {
-        let room = self.next_ended().await;
+        let room = self.rooms.next_ended().await;
         Error::RoomEnded { room: room.map_or("unknown", Room::name) }
     }
 
@@ -291,7 +281,7 @@ impl Running {
 
     /// Ends at once, as a power cut would end it: nothing is drained, nothing more is written.
     pub async fn kill(mut self) {
-        self.rooms.shutdown().await;
+        self.rooms.set.shutdown().await;
     }
 
     /// The same, to be started again at once: sinks need not send what they will send then. A batch that is under way is
@@ -300,7 +290,7 @@ impl Running {
     /// # Errors
     /// As [`stop`](Self::stop).
     pub async fn stop_to_restart(self) -> Result<(), Error> {
-        self.abort_sinks.cancel();
+        self.rooms.abort_sinks.cancel();
         self.stop_within(STOP).await
     }
 
@@ -318,49 +308,29 @@ impl Running {
         if let Some(store) = &self.store {
             store.hurry();
         }
-        self.stop_sources.cancel();
-        self.all_ended(Room::Source).await;
-        self.all_ended(Room::Clock).await;
-        self.intake = None;
-        self.all_ended(Room::Ingest).await;
-        self.stop_windows.cancel();
-        self.all_ended(Room::Windows).await;
-        self.drain_sinks.cancel();
-        if timeout(sinks, self.all_ended(Room::Sink)).await.is_err() {
-            warn!("sinks do not take everything in time; the rest stays in the store");
-            self.abort_sinks.cancel();
-            self.all_ended(Room::Sink).await;
-        }
-        self.store = None;
-        self.all_ended(Room::Writer).await;
-        self.stop_admin.cancel();
-        self.all_ended(Room::Admin).await;
-        info!("agent stopped");
-    }
-
-    async fn all_ended(&mut self, room: Room) {
-        while self.alive.values().any(|alive| *alive == room) {
-            self.next_ended().await;
-        }
-    }
-
-    /// The room that ends next. Cancel-safe.
-    async fn next_ended(&mut self) -> Option<Room> {
-        let id = match self.rooms.join_next_with_id().await? {
-            Ok((id, ())) => id,
-            Err(error) => {
-                error!(%error, "a room panicked");
-                error.id()
+        for room in Room::ALL {
+            match room {
+                Room::Ingest => self.intake = None,
+                Room::Writer => self.store = None,
+                Room::Sink => {
+                    if timeout(sinks, self.rooms.ended(Room::Sink)).await.is_err() {
+                        warn!("sinks do not take everything in time; the rest stays in the store");
+                        self.rooms.abort_sinks.cancel();
+                    }
+                }
+                Room::Source | Room::Clock | Room::Windows | Room::Admin => {}
             }
-        };
-        self.alive.remove(&id)
+            self.rooms.ended(room).await;
+        }
+        info!("agent stopped");
     }
 }
 
-/// The rooms while they are started.
+/// The rooms, and what ends them.
 #[derive(Default)]
 struct Rooms {
     set: JoinSet<()>,
+    /// Which task is which room.
     alive: HashMap<Id, Room>,
     /// Those that are asked for signs of life.
     asked: pulse::Rooms,
@@ -386,14 +356,42 @@ impl Rooms {
         self.alive.insert(task.id(), room);
     }
 
-    /// Ends those that run, when not all could be started.
-    async fn end(mut self) {
-        for stop in
-            [&self.stop_sources, &self.stop_windows, &self.drain_sinks, &self.abort_sinks, &self.stop_admin]
-        {
-            stop.cancel();
+    /// Tells the rooms of that kind to end. Ingest and the writer do when nobody has anything more for them.
+    fn stop(&self, room: Room) {
+        match room {
+            Room::Source | Room::Clock => self.stop_sources.cancel(),
+            Room::Windows => self.stop_windows.cancel(),
+            Room::Sink => self.drain_sinks.cancel(),
+            Room::Admin => self.stop_admin.cancel(),
+            Room::Ingest | Room::Writer => {}
         }
-        let ended = async { while self.set.join_next().await.is_some() {} };
+    }
+
+    /// Ends the rooms of that kind, and waits for them. Cancel-safe.
+    async fn ended(&mut self, room: Room) {
+        self.stop(room);
+        while self.alive.values().any(|alive| *alive == room) {
+            self.next_ended().await;
+        }
+    }
+
+    /// The room that ends next. Cancel-safe.
+    async fn next_ended(&mut self) -> Option<Room> {
+        let id = match self.set.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => {
+                error!(%error, "a room panicked");
+                error.id()
+            }
+        };
+        self.alive.remove(&id)
+    }
+
+    /// Ends those that run, when not all could be started. All at once: any of them may hold the store.
+    async fn end(mut self) {
+        self.abort_sinks.cancel();
+        Room::ALL.iter().for_each(|room| self.stop(*room));
+        let ended = async { while self.next_ended().await.is_some() {} };
         if timeout(STOP, ended).await.is_err() {
             warn!("not everything that had been started ended in time");
         }
@@ -453,43 +451,28 @@ fn start_source(
         kept_payload_bytes: config.store.dead_letters.max_payload_bytes,
     });
     let (intake, stop) = (intake.clone(), rooms.stop_sources.clone());
+    let house = source::Rooms { source: spec, intake, report, stop, clock };
     if let Some(run) = simulated {
-        let memory = Arc::clone(known) as Arc<dyn source::listen::SessionMemory>;
-        let house = source::listen::Rooms { source: spec, intake, memory, report, stop, clock };
         rooms.spawn(Room::Source, run(settings, house));
         return;
     }
-    match settings.clone() {
+    let source: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.clone() {
         SourceSettings::Mqtt(settings) => {
             let memory = FilterMemory::new(store, &settings.name);
-            let name = format!("source {}", settings.name);
-            let source = source::mqtt::run(settings, spec, intake, memory, report, stop, clock);
-            rooms.spawn_asked(Room::Source, name, pulse::waiting(source));
+            Box::pin(source::mqtt::run(settings, memory, house))
         }
         SourceSettings::Listen(settings) => {
             let memory = Arc::clone(known) as Arc<dyn source::listen::SessionMemory>;
-            let house = source::listen::Rooms { source: spec, intake, memory, report, stop, clock };
-            let name = format!("source {}", settings.name);
-            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::listen::run(settings, house)));
+            Box::pin(source::listen::run(settings, memory, house))
         }
         SourceSettings::Serial(settings) => {
-            let name = format!("source {}", settings.name);
             let books = Arc::clone(&store.books().borrow());
-            let house = source::Rooms { source: spec, intake, report, stop, clock };
-            let source = async move { source::serial::run(settings, &books, house).await };
-            rooms.spawn_asked(Room::Source, name, pulse::waiting(source));
+            Box::pin(async move { source::serial::run(settings, &books, house).await })
         }
-        SourceSettings::I2c(settings) => {
-            let name = format!("source {}", settings.name);
-            let house = source::Rooms { source: spec, intake, report, stop, clock };
-            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::i2c::run(settings, house)));
-        }
-        SourceSettings::Modbus(settings) => {
-            let house = source::Rooms { source: spec, intake, report, stop, clock };
-            let name = format!("source {}", settings.name);
-            rooms.spawn_asked(Room::Source, name, pulse::waiting(source::modbus::run(settings, house)));
-        }
-    }
+        SourceSettings::I2c(settings) => Box::pin(source::i2c::run(settings, house)),
+        SourceSettings::Modbus(settings) => Box::pin(source::modbus::run(settings, house)),
+    };
+    rooms.spawn_asked(Room::Source, format!("source {}", settings.name()), pulse::waiting(source));
 }
 
 type Reports<T> = Vec<watch::Sender<T>>;

@@ -235,7 +235,7 @@ fn acked(state: &mut State, nth: usize, link: &Arc<Notify>, packet_id: u16, mess
 pub(crate) fn source(
     world: World,
     settings: &Settings,
-    rooms: source::listen::Rooms,
+    rooms: source::Rooms,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let name: &'static str = if settings.name() == BROKER { BROKER } else { LISTENER };
     Box::pin(async move {

@@ -26,11 +26,8 @@ pub struct Outside {
 pub type MakeTransport = Box<dyn Fn(&forward::Settings) -> Box<dyn Transport> + Send + Sync>;
 
 /// See [`Outside::source`].
-pub type RunSource = Box<
-    dyn Fn(&source::Settings, source::listen::Rooms) -> Pin<Box<dyn Future<Output = ()> + Send>>
-        + Send
-        + Sync,
->;
+pub type RunSource =
+    Box<dyn Fn(&source::Settings, source::Rooms) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl Outside {
     /// The world as it is.

@@ -44,8 +44,7 @@ fn group(count: u64) -> Group {
 async fn a_room_that_panicked_is_not_waited_for() {
     let dir = TempDir::new().unwrap();
     let mut running = agent(&dir, "").await;
-    let source = running.rooms.spawn(async { panic!("a source with a fault of ours") });
-    running.alive.insert(source.id(), Room::Source);
+    running.rooms.spawn(Room::Source, async { panic!("a source with a fault of ours") });
     let fault = running.failed().await;
     assert!(matches!(fault, Error::RoomEnded { .. }));
     let stopped = timeout(PATIENCE, running.stop()).await;

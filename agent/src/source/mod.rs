@@ -236,7 +236,7 @@ pub struct DeviceReport {
     pub failures: u64,
 }
 
-/// What a source that decodes for itself is given.
+/// What every source is given.
 #[derive(Debug)]
 pub struct Rooms {
     /// What the source's inlets have in common.

@@ -37,22 +37,19 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::select;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::clients::Clients;
 use self::connection::{LARGE_PACKETS_BYTES, Shared};
 use self::greeting::LONG_CONNECTS_BYTES;
 use self::users::Users;
-use super::{Report, State};
+use super::{Rooms, State};
 use crate::backoff::{self, Backoff};
 use crate::causes::chain;
-use crate::clock::Clock;
-use crate::ingest::{Intake, SourceSpec};
 use crate::tls;
 
 /// Pauses between attempts to listen.
@@ -113,28 +110,12 @@ impl Error {
 /// (Receive Maximum); those of 3.1.1 use 20 to 100 by default.
 pub const IN_FLIGHT: u16 = 1_024;
 
-/// What the listener needs of the rest of the house.
-pub struct Rooms {
-    /// What is accepted, and how it is read.
-    pub source: Arc<SourceSpec>,
-    /// Where messages go.
-    pub intake: Intake,
-    /// Which clients are known from before a restart.
-    pub memory: Arc<dyn SessionMemory>,
-    /// Where to say how it goes.
-    pub report: watch::Sender<Report>,
-    /// Cancelled when the agent stops.
-    pub stop: CancellationToken,
-    /// The time.
-    pub clock: Clock,
-}
-
 /// Listens, and serves who connects, until `stop`; then what was pushed is acknowledged once durable, within seconds.
 ///
 /// An address that cannot be bound, or is lost, is a state of the source: it tries again with growing pauses. The
-/// address bound (port 0 lets the system choose) is in the report.
-pub async fn run(settings: Settings, rooms: Rooms) {
-    let Rooms { source, intake, memory, report, stop, clock } = rooms;
+/// address bound (port 0 lets the system choose) is in the report. `memory` says who is known from before a restart.
+pub async fn run(settings: Settings, memory: Arc<dyn SessionMemory>, rooms: Rooms) {
+    let Rooms { source, intake, report, stop, clock } = rooms;
     report.send_modify(|report| {
         report.clients = Some(0);
         report.retained = Some(0);

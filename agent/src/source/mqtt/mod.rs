@@ -27,7 +27,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{Protocol, Settings};
@@ -42,7 +41,7 @@ use crate::backoff::{self, Backoff};
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::ingest::{Intake, Peer, SourceSpec};
-use crate::source::Report;
+use crate::source::Rooms;
 use crate::{secret, tls};
 
 /// How fast things are tried again and given up.
@@ -75,20 +74,12 @@ pub trait SubscriptionMemory: Send + Sync {
     fn remember(&self, filters: Vec<String>) -> impl Future<Output = ()> + Send;
 }
 
-/// Runs the source until `stop` is cancelled or the ingest room ends.
+/// Runs the source until it is told to stop or the ingest room ends.
 ///
-/// Trouble with the broker is retried for ever and shown in `report`. When asked to stop, it takes no more messages,
+/// Trouble with the broker is retried for ever and shown in its report. When asked to stop, it takes no more messages,
 /// waits up to five seconds for those it took to become durable, acknowledges them and disconnects.
-pub async fn run<M: SubscriptionMemory>(
-    settings: Settings,
-    source: Arc<SourceSpec>,
-    intake: Intake,
-    memory: M,
-    report: watch::Sender<Report>,
-    stop: CancellationToken,
-    clock: Clock,
-) {
-    Client::new(settings, source, intake, memory, report, stop, clock).run().await;
+pub async fn run<M: SubscriptionMemory>(settings: Settings, memory: M, rooms: Rooms) {
+    Client::new(settings, memory, rooms).run().await;
 }
 
 /// Why there will be no further attempt.
@@ -108,15 +99,8 @@ struct Client<M> {
 }
 
 impl<M: SubscriptionMemory> Client<M> {
-    fn new(
-        settings: Settings,
-        source: Arc<SourceSpec>,
-        intake: Intake,
-        memory: M,
-        report: watch::Sender<Report>,
-        stop: CancellationToken,
-        clock: Clock,
-    ) -> Self {
+    fn new(settings: Settings, memory: M, rooms: Rooms) -> Self {
+        let Rooms { source, intake, report, stop, clock } = rooms;
         let broker = format!("{}:{}", settings.host, settings.port);
         let reporter = Reporter::new(&settings.name, broker, report, clock);
         let wanted = filters(&settings);

@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Rooms, SessionMemory, Settings, run};
+use super::super::{SessionMemory, Settings, run};
 use crate::clock::Clock;
 use crate::ingest::inlet::Batch;
 use crate::ingest::topic::Template;
 use crate::ingest::{Delivery, Intake, Peer, SourceSpec, Subscription};
-use crate::source::Report;
+use crate::source::{Report, Rooms};
 
 /// Nothing in these tests takes so long, on any machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -90,16 +90,9 @@ impl Bench {
             max_payload_bytes: settings.max_payload_bytes,
             kept_payload_bytes: 1 << 10,
         };
-        let rooms = Rooms {
-            source: Arc::new(source),
-            intake,
-            memory: Arc::new(memory),
-            report: sender,
-            stop: stop.clone(),
-            clock,
-        };
+        let rooms = Rooms { source: Arc::new(source), intake, report: sender, stop: stop.clone(), clock };
         let address = settings.listen;
-        Self { address, report, batches, stop, running: tokio::spawn(run(settings, rooms)) }
+        Self { address, report, batches, stop, running: tokio::spawn(run(settings, Arc::new(memory), rooms)) }
     }
 
     /// The next batch; nothing of it is durable yet.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::ingest::inlet::{Batch, Outcome};
 use crate::ingest::topic::Template;
 use crate::ingest::{Delivery, Intake, Resent, SourceSpec, Subscription};
-use crate::source::{Report, State};
+use crate::source::{Report, Rooms, State};
 
 /// Nothing here takes this long unless it is broken.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -108,8 +108,9 @@ impl Source {
         let (intake, batches) = Intake::new(Clock::system());
         let (sender, report) = watch::channel(Report::default());
         let stop = CancellationToken::new();
-        let mut client =
-            Client::new(settings, spec, intake, memory.clone(), sender, stop.clone(), Clock::system());
+        let clock = Clock::system();
+        let rooms = Rooms { source: spec, intake, report: sender, stop: stop.clone(), clock };
+        let mut client = Client::new(settings, memory.clone(), rooms);
         client.pace = PACE;
         let task = tokio::spawn(client.run());
         Self { report, stop, task, batches, held: Vec::new(), sessions_lost: 0 }
