@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::reading::Timestamp;
 
-/// Nodes remembered; the one silent for longest is forgotten first. They ride in every commit, some 40 bytes each.
+/// Nodes remembered; of the source that has most of them the one silent for longest is forgotten first, so that a line on which
+/// anything calls itself a node costs no other line its memory. They ride in every commit, some 40 bytes each.
 pub const MAX_NODES: usize = 128;
 
 /// A node, and the source it speaks to.
@@ -120,14 +121,24 @@ impl Nodes {
         node.missed.add(&change.missed);
         node.commit = commit;
         if self.known.len() > MAX_NODES
-            && let Some((oldest, _)) = self.known.iter().min_by_key(|(_, node)| node.commit)
+            && let Some(oldest) = self.to_forget()
         {
-            let oldest = oldest.clone();
             let books = self.known.remove(&oldest).unwrap_or_default();
             let forgotten = self.forgotten.entry(oldest.source).or_default();
             forgotten.times = forgotten.times.saturating_add(1);
             forgotten.missed.add(&books.missed);
         }
+    }
+
+    /// The node that is forgotten next.
+    fn to_forget(&self) -> Option<NodeId> {
+        let mut crowds: BTreeMap<&str, usize> = BTreeMap::new();
+        for id in self.known.keys() {
+            *crowds.entry(&*id.source).or_default() += 1;
+        }
+        let (crowded, _) = crowds.into_iter().max_by_key(|(_, nodes)| *nodes)?;
+        let of_crowded = self.known.iter().filter(|(id, _)| *id.source == *crowded);
+        of_crowded.min_by_key(|(_, node)| node.commit).map(|(id, _)| id.clone())
     }
 
     /// What is left of the nodes of a source that are remembered no more.
@@ -179,6 +190,23 @@ mod tests {
         }
         assert_eq!(nodes.of("press").count(), MAX_NODES);
         assert!(nodes.of("press").all(|(node, _)| **node != *"n0"));
+    }
+
+    #[test]
+    fn a_line_with_a_thousand_names_costs_no_other_line_its_memory() {
+        let mut nodes = Nodes::default();
+        let of = |source: &str, node: String| {
+            let id = NodeId { source: source.into(), node: node.into() };
+            NodeChange { id, ..change("", 1, 1, 0) }
+        };
+        for n in 0..20 {
+            nodes.apply(&of("press", format!("n{n}")), n);
+        }
+        for n in 0..1_000 {
+            nodes.apply(&of("hostile", format!("n{n}")), 100 + n);
+        }
+        assert_eq!((nodes.of("press").count(), nodes.forgotten("press").times), (20, 0));
+        assert_eq!(nodes.of("hostile").count(), MAX_NODES - 20);
     }
 
     #[test]
