@@ -21,6 +21,8 @@ pub(super) struct Reporter {
     state: State,
     last_error: Option<String>,
     told: Told,
+    /// What was said of brokers that protect less than they were asked to.
+    warned: Option<String>,
 }
 
 /// Whether to believe that trouble has ended.
@@ -36,7 +38,7 @@ impl Reporter {
     /// Speaks for the source `name`, a client of `broker`.
     pub(super) fn new(name: &str, broker: String, report: watch::Sender<Report>, clock: Clock) -> Self {
         let (told, state) = (Told::nothing_of(name, 0, clock), State::Starting);
-        Self { broker, report, state, last_error: None, told }
+        Self { broker, report, state, last_error: None, told, warned: None }
     }
 
     /// An attempt failed, or a connection ended; the next attempt comes after `pause`.
@@ -108,15 +110,18 @@ impl Reporter {
     }
 
     /// The broker protects less than it was asked to: worth a word, but it works.
-    fn unprotected(&self, summary: &Summary) -> Option<String> {
+    fn unprotected(&mut self, summary: &Summary) -> Option<String> {
         if summary.unprotected.is_empty() {
+            self.warned = None;
             return None;
         }
         let filters = summary.unprotected.join(", ");
         let word =
             format!("the broker granted only QoS 0 for {filters}: messages can be lost on their way here");
-        if self.last_error.as_ref() != Some(&word) {
+        // Not at each connection anew.
+        if self.warned.as_ref() != Some(&word) {
             warn!(source = %self.told.source(), broker = %self.broker, "{word}");
+            self.warned = Some(word.clone());
         }
         Some(word)
     }
