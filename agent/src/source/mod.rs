@@ -14,13 +14,15 @@ mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::ingest::{Intake, SourceSpec};
+use crate::ingest::{Inlet, Intake, SourceSpec};
 
 /// The settings of one source, by type.
 #[derive(Clone, Debug, PartialEq)]
@@ -234,6 +236,15 @@ pub struct DeviceReport {
     pub last_error: Option<String>,
     /// How often it failed since the start.
     pub failures: u64,
+}
+
+/// How long a source that stops waits for room for what nobody would send again: several commits' time.
+const LAST_ROOM_WAIT: Duration = Duration::from_secs(5);
+
+/// Hands over what a source has read and found no room for, before it ends.
+async fn hand_over_the_rest(inlet: &mut Inlet) {
+    // If there is no room until then, it is lost with what waits before it: the store takes nothing.
+    timeout(LAST_ROOM_WAIT, inlet.flushed()).await.ok();
 }
 
 /// What every source is given.

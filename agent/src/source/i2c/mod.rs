@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::bus::{Bus, Fault};
 use self::drivers::{Failure, Scheduled, scheduled};
 use self::reporter::Reporter;
-use super::{Rooms, measured};
+use super::{Rooms, hand_over_the_rest, measured};
 use crate::backoff::{self, Backoff};
 use crate::blocking::blocking_for_long;
 use crate::clock::Clock;
@@ -83,6 +83,7 @@ async fn run_on(settings: Settings, rooms: Rooms, open: Arc<Open>, pace: Pace) {
     let mut poller = Poller { settings, open, pace, inlet, reporter, stop, clock };
     // Either way it has ended in good order.
     let (Ended::Stopped | Ended::RoomClosed) = poller.run().await;
+    hand_over_the_rest(&mut poller.inlet).await;
 }
 
 /// Why there is nothing more to do.

@@ -372,6 +372,23 @@ async fn a_store_that_takes_nothing_holds_it_back() {
     bench.ends().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_measured_before_it_stops_is_handed_over_as_soon_as_there_is_room() {
+    let world = World::default();
+    world.state().chips.insert(0x48, Chip::lm75());
+    let mut bench = Bench::start(&world, vec![lm75("a", 0x48, 100)]);
+    bench.reaches(State::Blocked).await;
+    let waiting = bench.batches.max_capacity() + 1;
+    bench.stop.cancel();
+    sleep(Duration::from_secs(2)).await;
+    let mut readings = 0;
+    while bench.batches.recv().await.is_some() {
+        readings += 1;
+    }
+    assert_eq!(readings, waiting);
+    bench.ends().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bus_that_hangs_is_a_state_and_no_hung_room() {
     let world = World::default();

@@ -38,7 +38,7 @@ use self::reporter::{AllWell, Reporter};
 use self::schedule::Schedule;
 use self::unit::{Step, Unit};
 use super::port::{self, Trouble};
-use super::{LineCounts, Rooms};
+use super::{LineCounts, Rooms, hand_over_the_rest};
 use crate::backoff::{self, Backoff};
 use crate::clock::Clock;
 use crate::ingest::{Closed, Flushed, Inlet, Peer};
@@ -54,7 +54,7 @@ pub async fn run(settings: Settings, rooms: Rooms) {
     let Rooms { source, intake, report, stop, clock } = rooms;
     let (place, interval) = (settings.port.at.clone(), settings.interval);
     let reporter = Reporter::new(&settings.name, place, interval, about(&settings), report, clock);
-    let poller = Poller {
+    let mut poller = Poller {
         units: Unit::all(&settings.name, &settings.reads, settings.interval),
         bus: Bus::new(&settings, clock),
         inlet: intake.open(&source, Peer::NAMELESS),
@@ -68,6 +68,7 @@ pub async fn run(settings: Settings, rooms: Rooms) {
         // Somebody else tells that the room has ended.
         Closed = poller.run() => stop.cancelled().await,
     }
+    hand_over_the_rest(&mut poller.inlet).await;
 }
 
 /// What is read of each device, for people.
@@ -113,7 +114,7 @@ impl From<Trouble> for End {
 
 impl Poller {
     /// Ends only with the ingest room.
-    async fn run(mut self) -> Closed {
+    async fn run(&mut self) -> Closed {
         let mut pauses = Backoff::new(if self.settings.is_rtu() { port::RETRY } else { RECONNECT });
         loop {
             let trouble = match self.bus.open().await {

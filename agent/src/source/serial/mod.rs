@@ -47,7 +47,7 @@ pub async fn run(settings: Settings, books: &Books, rooms: Rooms) {
     while !stop.is_cancelled() {
         let opened = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             opened = port::open(&settings_of_port) => opened,
         };
         let trouble = match opened {
@@ -70,8 +70,9 @@ pub async fn run(settings: Settings, books: &Books, rooms: Rooms) {
         let pause = backoff.after_failure(fastrand::f64());
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             () = line.idle(pause) => {}
         }
     }
+    line.end().await;
 }

@@ -20,6 +20,7 @@ use super::reporter::Reporter;
 use super::settings::{Protocol, Settings};
 use crate::clock::{Clock, until};
 use crate::ingest::{Arrival, Closed, Delivery, Flushed, Inlet, Replayed};
+use crate::source::hand_over_the_rest;
 use crate::source::port::{Beginning, Duplex, Port, Trouble};
 use crate::store::Books;
 
@@ -138,6 +139,11 @@ impl Line {
             }
         }
         pause.await;
+    }
+
+    /// There is no port, and there will be none.
+    pub(super) async fn end(&mut self) {
+        hand_over_the_rest(&mut self.inlet).await;
     }
 
     /// Serves an open port until it is lost or the source is stopped.
