@@ -1,5 +1,5 @@
 //! Where readings come in. Each source decodes nothing and stores nothing: it hands messages to an
-//! [`Inlet`](crate::ingest::Inlet) and acknowledges them, in order, once the inlet says that they are durable.
+//! [`Inlet`] and acknowledges them, in order, once the inlet says that they are durable.
 
 pub mod i2c;
 mod limiter;
