@@ -7,7 +7,8 @@
 //! ```text
 //!   mod.rs       opens the port, and again when it was lost
 //!   session.rs   one open port: reads, waits, writes       health.rs: how the line is, pure
-//!   bridge.rs    frames of firmware-bridge                 lines.rs: lines of text, pure
+//!   bridge.rs    frames of firmware-bridge                 speaker.rs: the node at the other end
+//!   lines.rs     lines of text, pure
 //!   reporter.rs  states and log lines
 //!
 //!   unplugged / busy / permission-denied / misconfigured / disconnected ◄──► starting ──► connected
@@ -21,13 +22,14 @@ mod reporter;
 mod session;
 pub mod settings;
 pub mod simulated;
+mod speaker;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use bridge::unique_names;
 pub(crate) use lines::{Looks, Piece, Splitter, odd_bytes};
 pub use settings::{Protocol, Settings};
+pub(crate) use speaker::unique_names;
 
 use self::reporter::Reporter;
 use self::session::{Ending, Line};
