@@ -71,7 +71,12 @@ impl Witness {
     /// If a tap did.
     #[must_use]
     pub fn story(&self, mark: &Mark) -> String {
-        format!("{:?}", self.0.lock().unwrap().handed_over.get(mark))
+        let heard = self.0.lock().unwrap();
+        let story = heard.handed_over.get(mark).into_iter().flatten().map(|one| {
+            let HandOver { packet_id, is_dup, instead_of, is_new } = one;
+            format!("id {packet_id:?}, dup {is_dup}, before it {instead_of:?}, new {is_new}; ")
+        });
+        story.collect()
     }
 }
 
