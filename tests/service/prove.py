@@ -527,7 +527,9 @@ def set_format(path, version):
         if store[page] != 1 or page + 4 + 8 * rows != match.start():
             continue
         first_value = page + int.from_bytes(store[page + 4 * rows : page + 4 * rows + 4], "little")
-        found, store[first_value] = store[first_value], version
+        found = store[first_value]
+        # The number, and two copies of it.
+        store[first_value : first_value + 9] = bytes([version, version, 0, 0, 0, version, 0, 0, 0])
     if found is None:
         raise RuntimeError(f"{path}: no row of its format")
     # In place: it keeps its owner.

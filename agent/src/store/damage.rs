@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::chunk::{self, Chunk};
 use super::file::{self, Error, File, STATE};
+use super::format;
 use super::ledger::{Books, DamageBooks, DamagedFile, DeadLetterBooks, Identity, Ledger, Presence, Previous};
 use super::log::{State, WindowsPresence};
 use super::note::Note;
@@ -332,7 +333,7 @@ impl Opening<'_> {
         let epoch = Epoch(uuid::Uuid::new_v4());
         let work = Work {
             epoch: Some((epoch, self.identity.clone())),
-            remember: vec![before.row(&aside), super::handle::format_row()],
+            remember: vec![before.row(&aside), format::row()],
             ..Work::default()
         };
         let mut state = State::beginning(books, recent, self.settings.clone(), self.windows);

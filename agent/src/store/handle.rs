@@ -1,6 +1,5 @@
 //! The handle to the store: what rooms may ask for, and what they may watch.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,7 +19,7 @@ use super::report::{Recovering, Report};
 use super::settings::Settings;
 use super::work::{Group, LedgerChange, LedgerEvent, SinkSpec, Work};
 use super::writer::{Ends, Writer};
-use super::{WindowsSnapshot, WindowsUpdate, checkpoint};
+use super::{WindowsSnapshot, WindowsUpdate, checkpoint, format};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::reading::Timestamp;
@@ -28,11 +27,6 @@ use crate::stream::{Epoch, Seq, Stream};
 
 /// Requests that may wait. Each asker waits for his answer, so there are never many.
 const REQUESTS_WAITING: usize = 256;
-/// The layout of the tables and of notes; chunks have a version of their own. 2: notes know nodes. An older store is taken over
-/// when it is opened; a newer one is refused.
-pub(super) const FORMAT: u32 = 2;
-/// The row of `state` with it.
-pub(super) const FORMAT_ROW: &str = "format";
 
 /// The store has ended, or the agent is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -217,10 +211,13 @@ impl Store {
     /// the service's group, say, who may only ask the agent. Blocks.
     ///
     /// # Errors
-    /// If there is no store in `data_dir`, or it cannot be read.
+    /// If there is no store in `data_dir`, it is of a newer version, or it cannot be read.
     pub fn reader_of(data_dir: &std::path::Path) -> Result<Option<Reader>, Error> {
         match File::open_existing(data_dir) {
-            Ok(file) => Ok(Some(Reader::new(Arc::new(file)))),
+            Ok(file) => {
+                format::refuse_newer(&file)?;
+                Ok(Some(Reader::new(Arc::new(file))))
+            }
             Err(Error::InUse { .. }) => Ok(None),
             Err(Error::Directory { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Ok(None)
@@ -432,43 +429,14 @@ impl Loaded {
     }
 }
 
-/// The row of `state` with the format of the tables.
-pub(super) fn format_row() -> (String, Vec<u8>) {
-    (FORMAT_ROW.to_owned(), postcard::to_stdvec(&FORMAT).expect("a Vec takes any bytes"))
-}
-
 /// Whose the store was, if it is not new.
 pub(super) fn identity(file: &File) -> Result<Option<Identity>, Error> {
-    let (format, identity) = file.read(|transaction| {
+    format::take_over(file)?;
+    let identity = file.read(|transaction| {
         let state = transaction.open_table(STATE)?;
-        let row = |key: &str| Ok::<_, Error>(state.get(key)?.map(|row| row.value().to_vec()));
-        Ok((row(FORMAT_ROW)?, row(log::IDENTITY_ROW)?))
+        Ok(state.get(log::IDENTITY_ROW)?.map(|row| row.value().to_vec()))
     })?;
-    match format {
-        Some(format) => {
-            let found =
-                postcard::from_bytes(&format).map_err(|_| Error::unreadable("the format of the store"))?;
-            match FORMAT.cmp(&found) {
-                Ordering::Equal => {}
-                Ordering::Less => return Err(Error::Newer { found, known: FORMAT }),
-                // Before the first commit that only this version can read.
-                Ordering::Greater => {
-                    write_format(file)?;
-                    info!(from = found, to = FORMAT, "the store is of an older version; it is taken over");
-                }
-            }
-        }
-        None => write_format(file)?,
-    }
     Ok(identity.and_then(|row| postcard::from_bytes(&row).ok()))
-}
-
-fn write_format(file: &File) -> Result<(), Error> {
-    let (key, format) = format_row();
-    file.write(|transaction| {
-        transaction.open_table(STATE)?.insert(key.as_str(), format.as_slice())?;
-        Ok(())
-    })
 }
 
 #[expect(

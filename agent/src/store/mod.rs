@@ -16,6 +16,7 @@ mod damage;
 mod draft;
 mod epoch;
 mod file;
+mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod handle;

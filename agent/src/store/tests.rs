@@ -296,25 +296,41 @@ async fn the_file_is_free_once_the_writer_has_ended_whoever_would_still_read() {
     assert!(reader.dead_letters(0, 1).is_err());
 }
 
+/// Puts these bytes in the place of the row with the format.
+fn set_format(running: &Running, row: &[u8]) {
+    let written = running.store.reader().file.write(|transaction| {
+        transaction.open_table(file::STATE)?.insert("format", row)?;
+        Ok(())
+    });
+    written.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_of_a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(&dir, |_| {});
-    running
-        .store
-        .reader()
-        .file
-        .write(|transaction| {
-            let newer = postcard::to_stdvec(&7_u32).unwrap();
-            transaction.open_table(file::STATE)?.insert("format", newer.as_slice())?;
-            Ok(())
-        })
-        .unwrap();
+    running.store.append(readings(0, 10)).await.unwrap();
+    set_format(&running, &format::bytes_of(7));
     running.crash().await;
     let settings = Settings::in_dir(dir.path().to_owned());
-    let opened =
-        Store::open(settings, "gw", "machine", WindowsPresence::None, Clock::system(), Published::default());
-    assert!(matches!(opened, Err(Error::Newer { found: 7, .. })));
+    let open = || {
+        let (windows, published) = (WindowsPresence::None, Published::default());
+        Store::open(settings.clone(), "gw", "machine", windows, Clock::system(), published)
+    };
+    for _ in 0..2 {
+        assert!(matches!(open(), Err(Error::Newer { found: 7, .. })));
+    }
+    assert!(matches!(Store::dead_letters(dir.path()), Err(Error::Newer { found: 7, .. })));
+    assert!(matches!(crate::store::offline::new_epoch(dir.path()), Err(Error::Newer { found: 7, .. })));
+    assert!(matches!(
+        crate::store::offline::compact(dir.path(), &crate::store::offline::Progress::none()),
+        Err(Error::Newer { found: 7, .. })
+    ));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().flatten().filter(is_aside).count(), 0);
+}
+
+fn is_aside(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().contains("damaged")
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ pub use verify::{LedgerReport, Report, StreamReport, verify};
 
 use super::chunk;
 use super::file::{Error, FILE_NAME, File, Medium, READINGS};
+use super::format;
 use super::ledger::Books;
 use super::note::Note;
 
@@ -139,6 +140,10 @@ impl Looking {
             Error::Directory { source, .. } => Error::Directory { path, source },
             other => other,
         })?;
+        // One that does not even say so is for who looks closer.
+        if let Err(error @ Error::Newer { .. }) = format::refuse_newer(&file) {
+            return Err(error);
+        }
         let closed = if was_recovered.load(Ordering::Relaxed) { Closed::Uncleanly } else { Closed::Cleanly };
         Ok(Self { file, bytes, closed, meter })
     }

@@ -16,7 +16,7 @@ use super::scan::{self, Scanned};
 use super::{Closed, Looking, Phase, Progress};
 use crate::causes::chain;
 use crate::store::file::{self, DEAD_LETTERS, Error, FILE_NAME, SERIES, STATE};
-use crate::store::handle::{FORMAT, FORMAT_ROW};
+use crate::store::format::{self, FORMAT, Found};
 use crate::store::ledger::{Books, Identity, Presence};
 use crate::store::log::{IDENTITY_ROW, RECENT_ROW};
 use crate::store::recent::Change;
@@ -199,7 +199,7 @@ impl Look<'_> {
         let read = self.looking.file.read(|transaction| {
             let state = transaction.open_table(STATE)?;
             let row = |key: &str| Ok::<_, Error>(state.get(key)?.map(|row| row.value().to_vec()));
-            Ok((row(FORMAT_ROW)?, row(IDENTITY_ROW)?))
+            Ok((row(format::ROW)?, row(IDENTITY_ROW)?))
         });
         let tables = self.looking.file.alone(|database| {
             let transaction = database.begin_read()?;
@@ -225,10 +225,16 @@ impl Look<'_> {
                 return Ok(());
             }
         };
-        match format.as_deref().map(postcard::from_bytes::<u32>) {
-            Some(Ok(found)) if found > FORMAT => return Err(Error::Newer { found, known: FORMAT }),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => self.findings.add(Finding::new(Kind::Identity, "the format cannot be read")),
+        match format.as_deref().map(Found::read) {
+            Some(Found::Newer(found)) => return Err(Error::Newer { found, known: FORMAT }),
+            Some(Found::Current | Found::Older(_)) => {}
+            Some(Found::Mended) => {
+                let what = "the row with the format is damaged; the next start of the agent mends it";
+                self.findings.add(Finding::new(Kind::Identity, what));
+            }
+            Some(Found::Spoiled) => {
+                self.findings.add(Finding::new(Kind::Identity, "the format cannot be read"));
+            }
             None => self.findings.add(Finding::new(Kind::Identity, "the format is not there")),
         }
         match identity.as_deref().map(postcard::from_bytes::<Identity>) {

@@ -541,6 +541,33 @@ async fn a_flipped_version_in_the_last_chunk_is_damage_and_no_newer_store() {
     assert_eq!(running.books().damage.moved_aside, 1);
 }
 
+#[tokio::test]
+async fn a_flipped_bit_in_the_format_is_damage_and_no_newer_store() {
+    let with_copies = format::bytes_of(format::FORMAT);
+    // As it was written before there were copies.
+    for row in [with_copies, vec![2], vec![1]] {
+        for bit in (0..8).chain([33, 70].into_iter().filter(|bit| *bit < row.len() * 8)) {
+            let dir = TempDir::new().unwrap();
+            let running = Running::open(&dir, |_| {});
+            running.store.append(readings(0, 10)).await.unwrap();
+            let mut damaged = row.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            set_format(&running, &damaged);
+            running.crash().await;
+            let running = Running::open(&dir, |_| {});
+            assert_eq!(
+                (running.books().damage.moved_aside, numbers(&running.store).len()),
+                (0, 10),
+                "{damaged:?}"
+            );
+            let now = running.store.reader().file.read(|transaction| {
+                Ok(transaction.open_table(file::STATE)?.get("format")?.unwrap().value().to_vec())
+            });
+            assert_eq!(now.unwrap(), format::bytes_of(format::FORMAT));
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_comes_now_is_not_shed_for_what_is_saved_where_readings_have_a_limit_of_their_own() {
     const LIMIT: u64 = 400_000;

@@ -10,6 +10,7 @@ use super::*;
 use crate::reading::{AggregateValue, WindowRecord};
 use crate::store::chunk::{Chunk, Packed};
 use crate::store::file::{DEAD_LETTERS, File, READINGS, STATE, WINDOWS};
+use crate::store::format;
 use crate::store::ledger::{Identity, Pin, SourceCounts};
 use crate::store::log::State;
 use crate::store::note::Note;
@@ -300,8 +301,7 @@ fn a_store_in_use_or_not_there_is_said_to_be_so() {
 fn a_store_of_a_newer_format_is_not_judged() {
     let mut bench = filled();
     bench.tamper(|transaction| {
-        let newer = postcard::to_stdvec(&7_u32).unwrap();
-        transaction.open_table(STATE)?.insert("format", newer.as_slice())?;
+        transaction.open_table(STATE)?.insert("format", format::bytes_of(7).as_slice())?;
         Ok(())
     });
     let newer = verify(bench.close(), &|_, _| None, &Progress::none());

@@ -195,6 +195,8 @@ fn other_rows_that_cannot_be_read_are_named() {
         }
     };
     check(state("format", None), Kind::Identity, "the format is not there");
+    check(state("format", Some(&[3])), Kind::Identity, "the row with the format is damaged");
+    check(state("format", Some(&[0; 9])), Kind::Identity, "the format cannot be read");
     check(state("identity", None), Kind::Identity, "whose the store is");
     check(state("identity", Some(&[0xff])), Kind::Identity, "cannot be read");
     check(state("recent", Some(&[0xff])), Kind::Recent, "cannot be read");
