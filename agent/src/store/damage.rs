@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use redb::WriteTransaction;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::chunk::{self, Chunk};
 use super::file::{self, Error, File, STATE};
@@ -99,6 +99,17 @@ impl Before {
     /// A store with these books, all of which are known.
     pub(super) fn of(books: &Books) -> Self {
         Self { books: Some(books.clone()), head: Stream::ALL.map(|stream| books.stream(stream).next) }
+    }
+
+    /// A store of which nothing is known.
+    pub(super) fn unknown() -> Self {
+        Self { books: None, head: [Seq::FIRST; 3] }
+    }
+
+    /// How many records of `stream` from `first` on and before `end` some sink still wanted.
+    pub(super) fn wanted_between(&self, stream: Stream, first: Seq, end: Seq) -> u64 {
+        let within = |range: SeqRange| range.last.next().min(end).0.saturating_sub(range.first.max(first).0);
+        self.wanted(stream).into_iter().map(within).sum()
     }
 
     /// What of `stream` some sink still wanted; without any sink, all that was held.
@@ -186,10 +197,6 @@ impl Before {
         books.boots = before.boots;
         books.nodes = before.nodes;
         books.damage.files.push(DamagedFile { name, ..DamagedFile::default() });
-        let too_many = books.damage.files.len().saturating_sub(WAITING_FILES);
-        for given_up in books.damage.files.drain(..too_many) {
-            warn!(file = given_up.name, "damaged files are more than can be read; the oldest is given up");
-        }
         books
     }
 }
@@ -213,21 +220,16 @@ pub(super) struct Survey {
 impl Survey {
     /// Reads the file through. `progress` hears how far it has come, from 0 to 1.
     pub(super) fn of(path: &Path, progress: &dyn Fn(f64)) -> io::Result<Self> {
-        let mut survey = Self {
-            before: Before { books: None, head: [Seq::FIRST; 3] },
-            chunks: 0,
-            recent: BTreeMap::new(),
-            messages: 0,
-        };
-        let mut scan = Scan::open(path)?;
+        let mut surveying = Surveying::open(path)?;
         let mut told = 0;
-        while scan.step(|_, chunk| survey.visit(chunk)) == Pass::GoesOn {
+        while surveying.step() == Pass::GoesOn {
+            let scan = &surveying.scan;
             if scan.position() >= told + PROGRESS_BYTES {
                 told = scan.position();
                 progress(share(told, scan.length()));
             }
         }
-        Ok(survey)
+        Ok(surveying.into_survey())
     }
 
     fn visit(&mut self, chunk: &Chunk<'_>) {
@@ -273,6 +275,43 @@ impl Survey {
     }
 }
 
+/// A survey under way.
+#[derive(Debug)]
+pub(super) struct Surveying {
+    survey: Survey,
+    scan: Scan,
+}
+
+impl Surveying {
+    /// Begins with the first byte of the file.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let survey = Survey { before: Before::unknown(), chunks: 0, recent: BTreeMap::new(), messages: 0 };
+        Ok(Self { survey, scan: Scan::open(path)? })
+    }
+
+    /// Looks through a little more.
+    pub(super) fn step(&mut self) -> Pass {
+        let survey = &mut self.survey;
+        self.scan.step(|_, chunk| survey.visit(chunk))
+    }
+
+    /// What was found so far.
+    pub(super) fn into_survey(self) -> Survey {
+        self.survey
+    }
+}
+
+/// What is known of damaged stores without reading them.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The one that is given up now.
+    pub(super) before: Before,
+    /// What the peers sent last.
+    pub(super) recent: Recent,
+    /// The damaged file that was being read into it.
+    pub(super) reading: Option<Before>,
+}
+
 fn messages(changes: &[Change]) -> usize {
     changes.iter().map(|change| change.messages.len() + 1).sum()
 }
@@ -297,11 +336,7 @@ impl Opening<'_> {
     ///
     /// # Errors
     /// If the folder cannot be written to. Nothing is lost then: the next attempt goes on.
-    pub(super) fn begin_anew(
-        &self,
-        known: Option<(Before, Recent)>,
-        progress: &dyn Fn(f64),
-    ) -> Result<(), Error> {
+    pub(super) fn begin_anew(&self, known: Option<Known>, progress: &dyn Fn(f64)) -> Result<(), Error> {
         let dir = &self.settings.data_dir;
         let aside = if dir.join(file::FILE_NAME).exists() {
             move_aside(dir, self.wall)?
@@ -310,8 +345,13 @@ impl Opening<'_> {
         };
         let path = dir.join(&aside);
         let is_running = known.is_some();
+        let mut remember = vec![format::row()];
         let (before, recent, chunks) = match known {
-            Some((before, recent)) => (before, recent, 1),
+            Some(Known { before, recent, reading }) => {
+                let file = before.books.as_ref().and_then(|books| books.damage.files.first());
+                remember.extend(reading.zip(file).map(|(reading, file)| reading.row(&file.name)));
+                (before, recent, 1)
+            }
             None => match Survey::of(&path, progress) {
                 Ok(survey) => {
                     let recent = survey.recent();
@@ -319,7 +359,7 @@ impl Opening<'_> {
                 }
                 Err(error) => {
                     warn!(file = aside, %error, "the damaged store cannot be read at all");
-                    (Before { books: None, head: [Seq::FIRST; 3] }, Recent::default(), 0)
+                    (Before::unknown(), Recent::default(), 0)
                 }
             },
         };
@@ -327,19 +367,42 @@ impl Opening<'_> {
             file = %path.display(), chunks, epoch_known = before.books.is_some(),
             "the store is damaged: it is moved aside and a new epoch begins; what can be read is saved in the background"
         );
-        let mut books = before.successor(aside.clone(), self.wall);
+        remember.push(before.row(&aside));
+        let mut books = before.successor(aside, self.wall);
+        give_up_oldest(dir, &mut books.damage);
         // The windows go on in memory, and from now on save only what changes.
         books.damage.is_checkpoint_void = is_running && self.windows == WindowsPresence::Configured;
         let epoch = Epoch(uuid::Uuid::new_v4());
-        let work = Work {
-            epoch: Some((epoch, self.identity.clone())),
-            remember: vec![before.row(&aside), format::row()],
-            ..Work::default()
-        };
+        let work = Work { epoch: Some((epoch, self.identity.clone())), remember, ..Work::default() };
         let mut state = State::beginning(books, recent, self.settings.clone(), self.windows);
         file::create(&dir.join(file::FILE_NAME), |file| {
             state.commit(file, &work, self.now, self.wall).map(|_pressure| ())
         })
+    }
+}
+
+/// Of the damaged files only so many wait. What others held is lost, and counted as such: for that they are read through.
+fn give_up_oldest(dir: &Path, damage: &mut DamageBooks) {
+    let too_many = damage.files.len().saturating_sub(WAITING_FILES);
+    for given_up in damage.files.drain(..too_many) {
+        let before = Survey::of(&dir.join(&given_up.name), &|_| {}).map(|survey| survey.before);
+        let before = before.ok().filter(|before| before.books.is_some());
+        let lost = Stream::ALL.map(|stream| {
+            let nth = stream.index();
+            before
+                .as_ref()
+                .map_or(0, |before| before.wanted_between(stream, given_up.done[nth], before.head[nth]))
+        });
+        for (all, more) in damage.lost.iter_mut().zip(lost) {
+            *all += more;
+        }
+        let [lost_readings, lost_windows, _] = lost;
+        error!(
+            file = given_up.name,
+            lost_readings,
+            lost_windows,
+            "damaged files are more than can be read: the oldest is given up, and what it held is lost"
+        );
     }
 }
 
@@ -429,19 +492,13 @@ fn rename(dir: &Path, from: &str, to: &str) -> Result<(), Error> {
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
-/// What the damaged file `name` was: as kept in the new store, or, if that cannot be read, as the file itself tells once more.
-pub(super) fn before_of(file: &File, dir: &Path, name: &str) -> Result<Before, Error> {
+/// What the damaged file `name` was, if this store remembers: one that took the place of another, itself damaged, does not.
+pub(super) fn kept_before(file: &File, name: &str) -> Result<Option<Before>, Error> {
     let row = file.read(|transaction| {
         let state = transaction.open_table(STATE)?;
         Ok(state.get(row_key(name).as_str())?.map(|row| row.value().to_vec()))
     })?;
-    if let Some(before) = row.and_then(|row| postcard::from_bytes(&row).ok()) {
-        return Ok(before);
-    }
-    Ok(match Survey::of(&dir.join(name), &|_| {}) {
-        Ok(survey) => survey.before,
-        Err(_) => Before { books: None, head: [Seq::FIRST; 3] },
-    })
+    Ok(row.and_then(|row| postcard::from_bytes(&row).ok()))
 }
 
 /// Keeps what late answers say of the damaged file that is being read.

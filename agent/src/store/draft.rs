@@ -218,11 +218,11 @@ impl Draft {
             file.saved[nth] += count;
             damage.saved[nth] += count;
         }
-        if let Some(lost) = slice.end {
+        for (all, more) in damage.lost.iter_mut().zip(slice.lost) {
+            *all += more;
+        }
+        if slice.end.is_some() {
             damage.files.remove(place);
-            for (all, more) in damage.lost.iter_mut().zip(lost) {
-                *all += more;
-            }
         }
     }
 

@@ -215,10 +215,12 @@ impl State {
     /// What the damaged file was that is read next, and what late answers say of it.
     fn before(&self, file: &File, work: &Work) -> Result<Option<Before>, Error> {
         let Some(damaged) = self.books.damage.files.first() else { return Ok(None) };
-        let mut before = match &self.before {
-            Some(before) => before.clone(),
-            None => damage::before_of(file, &self.settings.data_dir, &damaged.name)?,
+        let known = match &self.before {
+            Some(before) => Some(before.clone()),
+            // If nobody remembers, who reads the file finds out, beside the commits.
+            None => damage::kept_before(file, &damaged.name)?,
         };
+        let Some(mut before) = known else { return Ok(None) };
         for change in &work.ledger {
             if let LedgerEvent::Advance(next) = change.event {
                 before.advance(&change.sink, change.stream, change.epoch, next);
@@ -302,14 +304,14 @@ impl State {
                 let head = self.books.stream(*stream).next;
                 lost::declare(transaction, &mut draft.books, head, sinks, *stream, *seq)?;
             }
+            for (key, value) in &work.remember {
+                transaction.open_table(STATE)?.insert(key.as_str(), value.as_slice())?;
+            }
             if before != self.before {
                 damage::write_before(transaction, &self.books.damage, before.as_ref())?;
             }
             if let Some(Slice { name, end: Some(_), .. }) = &work.salvaged {
                 transaction.open_table(STATE)?.remove(damage::row_key(name).as_str())?;
-            }
-            for (key, value) in &work.remember {
-                transaction.open_table(STATE)?.insert(key.as_str(), value.as_slice())?;
             }
             if let Some(update) = &work.windows {
                 checkpoint::write_mark(transaction, update, draft.books.commit)?;

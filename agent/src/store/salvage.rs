@@ -6,6 +6,8 @@
 //!        └─────────── as long as the index did not hold them all ◄───────────────┘
 //! ```
 //!
+//! Where nobody remembers what the file was, a pass before all others finds that out.
+//!
 //! Promised: a record that a sink has (as far as the old books can be read) does not go to it again; what no sink wants any more is
 //! left; of several copies of a number one is taken. How far it has come is written in the transaction that stores the slice, so
 //! a crash repeats nothing. Memory is bounded by the index, whatever the file's size; a file with more chunks is read more
@@ -18,7 +20,7 @@ use tracing::warn;
 
 use super::chunk::{Chunk, Header};
 use super::codec;
-use super::damage::Before;
+use super::damage::{Before, Surveying};
 use super::ledger::DamagedFile;
 use super::scan::{self, Pass, Scan};
 use crate::reading::{Reading, ReplayOf, Timestamp, WindowRecord};
@@ -40,6 +42,10 @@ pub(super) struct Salvager {
     /// What some sink still wants, by stream.
     wanted: [Vec<SeqRange>; 3],
     done: [Seq; 3],
+    /// What was wanted before these numbers, and not saved, is counted as lost.
+    counted: [Seq; 3],
+    /// Lost since this began.
+    lost: [u64; 3],
     /// As of the last step.
     saved: [u64; 3],
     phase: Phase,
@@ -50,6 +56,9 @@ pub(super) struct Salvager {
 
 #[derive(Debug)]
 enum Phase {
+    /// Nobody remembers what the file was.
+    Unknown,
+    Survey(Box<Surveying>),
     Start,
     Search(Scan),
     Read(std::fs::File),
@@ -71,6 +80,8 @@ struct Found {
 pub(super) enum Step {
     /// Nothing to store yet.
     Searching,
+    /// It is known again what the file was.
+    Surveyed(Box<Before>),
     /// Something to store.
     Slice(Slice),
 }
@@ -86,22 +97,27 @@ pub(super) struct Slice {
     pub(super) readings: Vec<(Seq, Reading)>,
     /// Results of windows, likewise.
     pub(super) windows: Vec<(Seq, WindowRecord)>,
-    /// What was wanted and is not in the file, by stream, once it was read to its end.
+    /// What was wanted and is not in the file, by stream: of what lies before `done`, less what earlier slices said.
+    pub(super) lost: [u64; 3],
+    /// All that is lost of the file, once it was read to its end.
     pub(super) end: Option<[u64; 3]>,
 }
 
 impl Salvager {
-    /// Goes on with `file`, which was a store with these books.
-    pub(super) fn new(dir: &std::path::Path, file: &DamagedFile, before: Before) -> Self {
-        let wanted = Stream::ALL.map(|stream| before.wanted(stream));
+    /// Goes on with `file`, which was this, as far as is remembered.
+    pub(super) fn new(dir: &std::path::Path, file: &DamagedFile, before: Option<Before>) -> Self {
+        let phase = if before.is_some() { Phase::Start } else { Phase::Unknown };
+        let before = before.unwrap_or_else(Before::unknown);
         Self {
             path: dir.join(&file.name),
             name: file.name.clone(),
+            wanted: Stream::ALL.map(|stream| before.wanted(stream)),
             before,
-            wanted,
             done: file.done,
+            counted: file.done,
+            lost: [0; 3],
             saved: file.saved,
-            phase: Phase::Start,
+            phase,
             index: BTreeMap::new(),
             beyond: None,
         }
@@ -126,6 +142,21 @@ impl Salvager {
     pub(super) fn step(&mut self, saved: [u64; 3]) -> Step {
         self.saved = saved;
         match std::mem::replace(&mut self.phase, Phase::Start) {
+            Phase::Unknown => match Surveying::open(&self.path) {
+                Ok(surveying) => {
+                    self.phase = Phase::Survey(Box::new(surveying));
+                    Step::Searching
+                }
+                // Whoever looks for its records will say so.
+                Err(_) => self.surveyed(Before::unknown()),
+            },
+            Phase::Survey(mut surveying) => match surveying.step() {
+                Pass::GoesOn => {
+                    self.phase = Phase::Survey(surveying);
+                    Step::Searching
+                }
+                Pass::Over => self.surveyed(surveying.into_survey().before),
+            },
             Phase::Start => match Scan::open(&self.path) {
                 Ok(scan) if self.wanted.iter().any(|ranges| !ranges.is_empty()) => {
                     self.phase = Phase::Search(scan);
@@ -169,6 +200,12 @@ impl Salvager {
                 slice.map_or(Step::Searching, Step::Slice)
             }
         }
+    }
+
+    fn surveyed(&mut self, before: Before) -> Step {
+        self.wanted = Stream::ALL.map(|stream| before.wanted(stream));
+        self.before = before.clone();
+        Step::Surveyed(Box::new(before))
     }
 
     /// Enters a chunk into the index, if somebody wants some of it.
@@ -222,6 +259,7 @@ impl Salvager {
             }
         }
         slice.done = self.done;
+        slice.lost = self.count_lost([slice.readings.len() as u64, slice.windows.len() as u64, 0]);
         any.then_some(slice)
     }
 
@@ -267,16 +305,36 @@ impl Salvager {
         (outside >= Seq::FIRST).then_some(ReplayOf { epoch, seq: outside })
     }
 
-    fn end(&self) -> Slice {
+    /// What was wanted of that which lies before `done` and was not counted yet, but for the `saved`.
+    fn count_lost(&mut self, saved: [u64; 3]) -> [u64; 3] {
         // Without its books nobody knows what it held.
-        let is_known = self.before.books.is_some();
-        let lost = Stream::ALL.map(|stream| {
-            if !is_known {
-                return 0;
-            }
-            let wanted: u64 = self.wanted[stream.index()].iter().map(|range| range.count()).sum();
-            wanted.saturating_sub(self.saved[stream.index()])
+        if self.before.books.is_none() {
+            return [0; 3];
+        }
+        let mut lost = [0; 3];
+        for (stream, saved) in Stream::ALL.into_iter().zip(saved) {
+            let nth = stream.index();
+            let wanted = self.before.wanted_between(stream, self.counted[nth], self.done[nth]);
+            lost[nth] = wanted.saturating_sub(saved);
+            self.lost[nth] += lost[nth];
+        }
+        self.counted = self.done;
+        lost
+    }
+
+    fn end(&mut self) -> Slice {
+        for stream in Stream::ALL {
+            let done = &mut self.done[stream.index()];
+            *done = (*done).max(self.before.head[stream.index()]);
+        }
+        let lost = self.count_lost([0; 3]);
+        // Of what was passed over before a restart only the books know; of late answers that came since, only we.
+        let all = Stream::ALL.map(|stream| {
+            let nth = stream.index();
+            let wanted: u64 = self.wanted[nth].iter().map(|range| range.count()).sum();
+            let is_known = self.before.books.is_some();
+            self.lost[nth].max(if is_known { wanted.saturating_sub(self.saved[nth]) } else { 0 })
         });
-        Slice { name: self.name.clone(), done: self.done, end: Some(lost), ..Slice::default() }
+        Slice { name: self.name.clone(), done: self.done, lost, end: Some(all), ..Slice::default() }
     }
 }

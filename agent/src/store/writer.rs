@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use self::trouble::{Salvaging, Starved};
 use super::ageing::Ageing;
 use super::compaction::{self, Occasion};
-use super::damage::{Before, Opening};
+use super::damage::{Before, Known, Opening};
 use super::file::{Error, File};
 use super::handle::Request;
 use super::ledger::{Books, Identity};
@@ -555,10 +555,14 @@ impl Writer {
     async fn replaced(&mut self, file: Arc<File>, before: &State) -> Result<Box<State>, Error> {
         let (settings, windows) = (before.settings.clone(), before.windows);
         let identity = Identity::clone(&self.ends.identity);
-        let known = (Before::of(&before.books), before.recent.clone());
+        let known = Known {
+            before: Before::of(&before.books),
+            recent: before.recent.clone(),
+            reading: before.before.clone(),
+        };
         let sinks = before.sinks.clone();
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        let attempt = blocking(move || {
+        let attempt = blocking_for_long(move || {
             let opening = Opening { settings: &settings, windows, identity: &identity, now, wall };
             file.reopen_after(|| opening.begin_anew(Some(known), &|_| {}))?;
             let mut state = Box::new(State::load(&file, settings, windows)?);

@@ -1,6 +1,7 @@
 //! The writer on a disk that is damaged or full: what it does between commits.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -63,16 +64,17 @@ impl Writer {
             self.salvage_at = now + ROOM_PAUSE;
             return Some(self.salvage_at);
         }
-        let Some(before) = &state.before else {
-            // The next commit reads what the file was.
-            self.due = Some(now);
-            return Some(now);
-        };
         let of_file = self.salvager.take().filter(|salvager| salvager.name() == file.name);
-        let mut salvager = of_file
-            .unwrap_or_else(|| Box::new(Salvager::new(&state.settings.data_dir, file, before.clone())));
-        let saved = file.saved;
+        let before = if of_file.is_some() { None } else { state.before.clone() };
+        let dir = state.settings.data_dir.clone();
+        let (store, damaged, saved) = (Arc::clone(&self.ends.reader.file), file.clone(), file.saved);
         self.salvaging = Some(Box::pin(blocking(move || {
+            let begin = || {
+                // If the store cannot say what the file was, the file can.
+                let before = before.or_else(|| damage::kept_before(&store, &damaged.name).ok().flatten());
+                Box::new(Salvager::new(&dir, &damaged, before))
+            };
+            let mut salvager = of_file.unwrap_or_else(begin);
             let step = salvager.step(saved);
             (salvager, step)
         })));
@@ -85,6 +87,13 @@ impl Writer {
         self.salvage_at = now + (now.duration_since(since) * SALVAGE_PART).clamp(SALVAGE_PAUSE, ROOM_PAUSE);
         match step {
             Step::Searching => {}
+            Step::Surveyed(before) => {
+                let Some(state) = &mut self.state else { return };
+                let Some(file) = state.books.damage.files.first() else { return };
+                self.work.remember.push(before.row(&file.name));
+                state.before = Some(*before);
+                self.due = Some(now);
+            }
             Step::Slice(slice) => {
                 self.work.salvaged = Some(slice);
                 self.due = Some(now);
