@@ -226,12 +226,23 @@ async fn every_byte_is_shown_and_what_is_purged_is_gone() {
         let output = letters(&mut agent, by, &["replay", "2"], 1).await;
         assert!(text(&output.stdout).contains("2 not replayed: it was kept cut"));
 
+        let json = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+        let shown = letters(&mut agent, by, &["show", "--json", "1"], 0).await;
+        assert!(shown.stderr.is_empty() && json(&shown)["source"] == "direct");
+        assert_eq!(json(&shown)["payload_hex"], "00ff1b5b324a206e6f74204a534f4e0d0a");
+        let shown = letters(&mut agent, by, &["show", "--json", "3"], 0).await;
+        assert_eq!((&json(&shown)["payload"], &json(&shown)["kept_bytes"]), (&"{".into(), &1.into()));
+        let output = letters(&mut agent, by, &["replay", "--json", "2"], 1).await;
+        assert_eq!((&json(&output)["replayed"], &json(&output)["stayed"][0]["id"]), (&0.into(), &2.into()));
+
         let output = letters(&mut agent, by, &["purge", "2", "3"], 0).await;
         assert_eq!(text(&output.stdout), "2 dead letters purged\n");
         let output = letters(&mut agent, by, &["purge", "3"], 1).await;
         assert!(text(&output.stdout).starts_with("0 dead letters purged\n"));
+        let output = letters(&mut agent, by, &["purge", "--json", "3", "1"], 1).await;
+        assert_eq!(text(&output.stdout), "{\"purged\":1,\"not_there\":1}\n");
         let output = letters(&mut agent, by, &["purge"], 0).await;
-        assert_eq!(text(&output.stdout), "2 dead letters purged\n");
+        assert_eq!(text(&output.stdout), "1 dead letter purged\n");
         let output = letters(&mut agent, by, &["list"], 0).await;
         assert_eq!(text(&output.stdout), "no dead letters\n");
         agent.kill();

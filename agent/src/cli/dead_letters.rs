@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::status::Settings;
@@ -15,7 +16,7 @@ mod change;
 mod show;
 
 pub use self::change::{PurgeArgs, ReplayArgs, purge, replay};
-pub use self::show::{ShowArgs, show};
+pub use self::show::{Form, ShowArgs, show};
 
 /// Asked for at once; an agent gives at most this many.
 const PAGE: usize = 1_000;
@@ -85,11 +86,12 @@ fn entries(list: &[DeadLetter]) -> Vec<Entry> {
 }
 
 fn print_lines(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
-    for entry in entries {
-        serde_json::to_writer(&mut *out, entry)?;
-        writeln!(out)?;
-    }
-    Ok(())
+    entries.iter().try_for_each(|entry| print_line(entry, out))
+}
+
+fn print_line(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
 }
 
 fn print_table(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {

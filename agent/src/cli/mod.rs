@@ -14,7 +14,7 @@ pub mod status;
 mod status_line;
 mod store;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -184,13 +184,15 @@ fn dead_letters(command: &DeadLetters) -> anyhow::Result<ExitCode> {
     let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
     store::quiet_redb();
     let mut out = std::io::stdout();
+    let is_terminal = out.is_terminal();
     runtime()?.block_on(async {
         match command {
             DeadLetters::List { args, .. } => {
                 dead_letters::list(args, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
             }
             DeadLetters::Show { args, .. } => {
-                dead_letters::show(args, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
+                let form = dead_letters::Form::of(args, is_terminal);
+                dead_letters::show(args, form, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
             }
             DeadLetters::Replay { args, .. } => dead_letters::replay(args, &config, &mut out).await,
             DeadLetters::Purge { args, .. } => dead_letters::purge(args, &config, &mut out).await,

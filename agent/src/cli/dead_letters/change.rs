@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 
+use super::print_line;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::pipeline::letters::Offline;
@@ -23,6 +25,9 @@ pub struct ReplayArgs {
     /// Ids, as `list` shows them; without any: all
     #[arg(value_name = "ID")]
     pub ids: Vec<u64>,
+    /// Print one JSON object: how many were replayed, and each that stayed with the reason
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which dead letters `holdfast dead-letters purge` removes.
@@ -34,6 +39,23 @@ pub struct PurgeArgs {
     /// Do not ask, even at a terminal, before all are removed
     #[arg(long)]
     pub yes: bool,
+    /// Print one JSON object: how many were purged, and how many of those named were not there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `replay --json` prints.
+#[derive(Serialize)]
+struct ReplayTold<'a> {
+    replayed: u64,
+    stayed: &'a [Stayed],
+}
+
+/// What `purge --json` prints.
+#[derive(Serialize)]
+struct PurgeTold {
+    purged: u64,
+    not_there: u64,
 }
 
 /// Who does it.
@@ -80,7 +102,11 @@ pub async fn replay(args: &ReplayArgs, config: &Config, out: &mut impl Write) ->
     let (mut replayed, mut stayed) = (0, Vec::new());
     let result = replay_all(&place, &args.ids, &mut replayed, &mut stayed).await;
     place.close().await;
-    tell_replayed(replayed, &stayed, &args.ids, out)?;
+    if args.json {
+        print_line(&ReplayTold { replayed, stayed: &stayed }, out)?;
+    } else {
+        tell_replayed(replayed, &stayed, &args.ids, out)?;
+    }
     result?;
     let is_done = args.ids.is_empty() || stayed.is_empty();
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -137,7 +163,7 @@ fn tell_replayed(replayed: u64, stayed: &[Stayed], ids: &[u64], out: &mut impl W
 pub async fn purge(args: &PurgeArgs, config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let may_ask = args.ids.is_empty() && !args.yes && io::stdin().is_terminal();
     if may_ask && !agreed(&mut io::stdin().lock(), &mut io::stderr())? {
-        writeln!(out, "nothing purged")?;
+        tell_purged(args, 0, 0, "nothing", out)?;
         return Ok(ExitCode::from(1));
     }
     let place = Place::of(config).await?;
@@ -153,17 +179,32 @@ pub async fn purge(args: &PurgeArgs, config: &Config, out: &mut impl Write) -> a
         }
     }
     place.close().await;
-    writeln!(out, "{} purged", counted(purged))?;
-    result?;
     let mut ids = args.ids.clone();
     ids.sort_unstable();
     ids.dedup();
     let named = ids.len() as u64;
-    if purged < named {
-        writeln!(out, "{} of those named were not there", named - purged)?;
-        return Ok(ExitCode::from(1));
+    // Of what was not asked for after an error nobody knows whether it was there.
+    let not_there = if result.is_ok() { named.saturating_sub(purged) } else { 0 };
+    tell_purged(args, purged, not_there, &counted(purged), out)?;
+    result?;
+    Ok(if not_there == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn tell_purged(
+    args: &PurgeArgs,
+    purged: u64,
+    not_there: u64,
+    counted: &str,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    if args.json {
+        return print_line(&PurgeTold { purged, not_there }, out);
     }
-    Ok(ExitCode::SUCCESS)
+    writeln!(out, "{counted} purged")?;
+    if not_there > 0 {
+        writeln!(out, "{not_there} of those named were not there")?;
+    }
+    Ok(())
 }
 
 /// Asks a person.
@@ -200,6 +241,19 @@ mod tests {
             told(0, &stayed[..2], &[3, 4]),
             "0 dead letters replayed\n3 not replayed: cut\n4 not replayed: not decoded: line 1\\u{1b}\n"
         );
+    }
+
+    #[test]
+    fn json_tells_all_of_it_on_one_line() {
+        let stayed = [Stayed { id: 3, why: "cut".into(), detail: None }];
+        let mut out = Vec::new();
+        print_line(&ReplayTold { replayed: 1, stayed: &stayed }, &mut out).unwrap();
+        let args = PurgeArgs { ids: vec![1, 2], yes: false, json: true };
+        tell_purged(&args, 1, 1, "1 dead letter", &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let expected =
+            "{\"replayed\":1,\"stayed\":[{\"id\":3,\"why\":\"cut\"}]}\n{\"purged\":1,\"not_there\":1}\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

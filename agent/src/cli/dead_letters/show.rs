@@ -1,10 +1,12 @@
 //! `holdfast dead-letters show`: what is known of one on stderr, its bytes on stdout.
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use clap::Args;
+use serde::Serialize;
 
-use super::origin;
+use super::{origin, print_line};
 use crate::blocking::blocking;
 use crate::config::Config;
 use crate::status::client::{self, Ways};
@@ -20,6 +22,38 @@ pub struct ShowArgs {
     /// Write the bytes as they are, even to a terminal
     #[arg(long)]
     pub raw: bool,
+    /// Print one JSON object: what is known, and the bytes as `payload` if they are text, else as `payload_hex`
+    #[arg(long, conflicts_with = "raw")]
+    pub json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    #[serde(flatten)]
+    payload: Payload<'a>,
+}
+
+#[derive(Serialize)]
+enum Payload<'a> {
+    #[serde(rename = "payload")]
+    Text(&'a str),
+    #[serde(rename = "payload_hex")]
+    Hex(String),
+}
+
+impl<'a> Payload<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        let hex = || {
+            bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
+                hex
+            })
+        };
+        std::str::from_utf8(bytes).map_or_else(|_| Self::Hex(hex()), Self::Text)
+    }
 }
 
 /// There is no such dead letter.
@@ -29,25 +63,34 @@ struct Unknown {
     id: u64,
 }
 
-/// How the bytes are written.
+/// How one is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As they are.
+pub enum Form {
+    /// Its bytes as they are.
     Raw,
-    /// So that a terminal obeys none of them.
+    /// Its bytes, so that a terminal obeys none of them.
     Escaped,
+    /// One JSON object.
+    Json,
+}
+
+impl Form {
+    /// As `args` say, to a terminal or something else.
+    #[must_use]
+    pub fn of(args: &ShowArgs, is_terminal: bool) -> Self {
+        match () {
+            () if args.json => Self::Json,
+            () if args.raw || !is_terminal => Self::Raw,
+            () => Self::Escaped,
+        }
+    }
 }
 
 /// Shows one dead letter: the running agent's, or, if none runs, one in the store.
 ///
 /// # Errors
 /// If there is none of that id, neither can be asked, or `out` does not take the answer.
-pub async fn show(
-    args: &ShowArgs,
-    config: &Config,
-    out: &mut (impl Write + IsTerminal),
-) -> anyhow::Result<()> {
-    let form = if args.raw || !out.is_terminal() { Form::Raw } else { Form::Escaped };
+pub async fn show(args: &ShowArgs, form: Form, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let (data_dir, id) = (config.store.data_dir.clone(), args.id);
     let offline = blocking(move || {
         let reader = Store::reader_of(&data_dir)?;
@@ -67,6 +110,9 @@ pub async fn show(
             (entry, client::get_bytes(&config.admin, &format!("{path}/payload")).await?)
         }
     };
+    if form == Form::Json {
+        return Ok(print_line(&Shown { entry: &entry, payload: Payload::of(&payload) }, out)?);
+    }
     describe(&entry, &mut io::stderr())?;
     write_payload(&payload, form, out)?;
     Ok(())
@@ -90,7 +136,7 @@ fn describe(entry: &Entry, out: &mut impl Write) -> io::Result<()> {
 
 fn write_payload(payload: &[u8], form: Form, out: &mut impl Write) -> io::Result<()> {
     match (form, std::str::from_utf8(payload)) {
-        (Form::Raw, _) => out.write_all(payload)?,
+        (Form::Raw | Form::Json, _) => out.write_all(payload)?,
         (Form::Escaped, Ok(text)) => {
             for line in text.lines() {
                 writeln!(out, "{}", shown(line))?;
@@ -117,6 +163,32 @@ mod tests {
         check(b"\xff\x1b[2J\"", Form::Escaped, b"\\xff\\x1b[2J\\\"\n");
         check(b"\xff\x1b[2J\n", Form::Raw, b"\xff\x1b[2J\n");
         check(b"", Form::Escaped, b"");
+    }
+
+    #[test]
+    fn json_has_the_bytes_as_text_or_else_in_digits() {
+        let entry = Entry {
+            id: 7,
+            time: "2026-11-20T04:15:12.123000Z".into(),
+            origin: Origin::Source { source: "plant".into(), topic: "a/b".into() },
+            reason: "not JSON".into(),
+            payload_bytes: 2,
+            kept_bytes: 2,
+            payload_hash: "00ff".into(),
+        };
+        let line = |payload: &[u8]| {
+            let mut out = Vec::new();
+            print_line(&Shown { entry: &entry, payload: Payload::of(payload) }, &mut out).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap()
+        };
+        let text = line(b"\"\n");
+        assert_eq!(
+            (&text["payload"], &text["source"], &text["id"]),
+            (&"\"\n".into(), &"plant".into(), &7.into())
+        );
+        assert_eq!(text.get("payload_hex"), None);
+        let bytes = line(b"\xff\x01");
+        assert_eq!((&bytes["payload_hex"], bytes.get("payload")), (&"ff01".into(), None));
     }
 
     #[test]
