@@ -193,19 +193,24 @@ impl Ledger {
         if head <= self.cursor {
             return Vec::new();
         }
+        self.wanted_of(SeqRange { first: self.cursor, last: Seq(head.0 - 1) })
+    }
+
+    /// What of `range` this sink still has to be sent, in order.
+    #[must_use]
+    pub fn wanted_of(&self, range: SeqRange) -> Vec<SeqRange> {
+        if range.last < self.cursor {
+            return Vec::new();
+        }
+        let rest = SeqRange { first: range.first.max(self.cursor), last: range.last };
         let gaps: Vec<Gap> = self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
-        uncovered(SeqRange { first: self.cursor, last: Seq(head.0 - 1) }, &gaps)
+        uncovered(rest, &gaps)
     }
 
     /// True if `range` holds nothing that this sink still has to be sent.
     #[must_use]
     pub fn is_settled(&self, range: SeqRange) -> bool {
-        if range.last < self.cursor {
-            return true;
-        }
-        let rest = SeqRange { first: range.first.max(self.cursor), last: range.last };
-        let gaps: Vec<Gap> = self.pins.iter().flat_map(|pin| &pin.gaps).chain(&self.ahead).copied().collect();
-        uncovered(rest, &gaps).is_empty()
+        self.wanted_of(range).is_empty()
     }
 
     /// True if a pinned batch needs a record of `range`.

@@ -123,16 +123,7 @@ impl Before {
         if takers.peek().is_none() {
             return all(books.stream(stream).oldest);
         }
-        let mut ranges: Vec<SeqRange> = takers.flat_map(|(_, ledger)| ledger.wanted(head)).collect();
-        ranges.sort_by_cached_key(|range| range.first.0);
-        ranges.dedup_by(|later, earlier| {
-            let touches = later.first <= earlier.last.next();
-            if touches {
-                earlier.last = earlier.last.max(later.last);
-            }
-            touches
-        });
-        ranges
+        united(takers.flat_map(|(_, ledger)| ledger.wanted(head)).collect())
     }
 
     /// Why `sink` need not get what had the number `seq`; `None` if it still wanted it, or is not known.
@@ -199,6 +190,19 @@ impl Before {
         books.damage.files.push(DamagedFile { name, ..DamagedFile::default() });
         books
     }
+}
+
+/// Every number of `ranges` once, in order.
+pub(super) fn united(mut ranges: Vec<SeqRange>) -> Vec<SeqRange> {
+    ranges.sort_by_key(|range| range.first);
+    ranges.dedup_by(|later, earlier| {
+        let touches = later.first <= earlier.last.next();
+        if touches {
+            earlier.last = earlier.last.max(later.last);
+        }
+        touches
+    });
+    ranges
 }
 
 /// The key of the row of `state` with what the file `name` was.

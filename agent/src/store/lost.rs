@@ -8,6 +8,7 @@ use redb::{ReadableTable, WriteTransaction};
 use tracing::{debug, error};
 
 use super::chunk::Header;
+use super::damage;
 use super::file::{self, Error};
 use super::ledger::Books;
 use super::reader::read_piece;
@@ -59,20 +60,25 @@ pub(super) fn declare(
     held.held_bytes = held.held_bytes.saturating_sub(retention::disk_bytes(row_bytes));
     held.held_chunks = held.held_chunks.saturating_sub(1);
     let takes = |name: &str| sinks.iter().any(|sink| sink.name == name && sink.streams.contains(&stream));
-    let mut wanted = !sinks.iter().any(|sink| sink.streams.contains(&stream));
+    // Without a sink all waits for the first one.
+    let has_taker = sinks.iter().any(|sink| sink.streams.contains(&stream));
+    let mut wanted = if has_taker { Vec::new() } else { vec![range] };
     for (name, sink) in &mut books.sinks {
         if let Some(ledger) = sink.streams.get_mut(&stream) {
-            wanted |= takes(name) && !ledger.is_settled(range);
+            if takes(name) {
+                wanted.extend(ledger.wanted_of(range));
+            }
             ledger.miss(range, GapReason::Damage);
         }
     }
+    let lost: u64 = damage::united(wanted).iter().map(|range| range.count()).sum();
     if range.first <= of_stream.oldest {
         books.streams[stream.index()].oldest = range.last.next();
     } else {
         books.add_hole(stream, range);
     }
-    if wanted {
-        books.damage.lost[stream.index()] += range.count();
+    if lost > 0 {
+        books.damage.lost[stream.index()] += lost;
         error!(
             %stream, first = %books.stream(stream).outside(range.first), last = %books.stream(stream).outside(range.last),
             "the store is damaged: these records cannot be read; they are lost, and declared to every sink that misses them"

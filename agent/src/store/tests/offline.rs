@@ -1,6 +1,7 @@
 //! Stores that are sound: verified, exported, compacted.
 
 mod damage;
+mod lost;
 
 use std::path::Path;
 
