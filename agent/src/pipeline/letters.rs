@@ -44,12 +44,20 @@ pub enum Error {
     /// The disk fails.
     #[error("the disk does not take writes; nothing was changed")]
     Failing,
+    /// The disk began to fail.
+    #[error(
+        "the disk does not take writes; whether anything was changed, holdfast dead-letters list tells once it does"
+    )]
+    Failed,
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The store ended meanwhile.
     #[error(transparent)]
     Closed(#[from] store::Closed),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Start(#[from] Box<StartError>),
 }
 
 /// Why a dead letter stays.
@@ -135,8 +143,7 @@ impl Letters {
         let replayed = if replays.is_empty() {
             0
         } else {
-            let LettersDone { replayed, .. } =
-                self.store.change_letters(LettersChange::Replay(replays)).await?;
+            let LettersDone { replayed, .. } = self.change(LettersChange::Replay(replays)).await?;
             info!(replayed, "dead letters replayed");
             replayed
         };
@@ -150,9 +157,18 @@ impl Letters {
             Selection::Ids(ids) => Which::These(ids),
             Selection::All(Span { after, up_to }) => Which::Between(after, up_to.unwrap_or(last_id)),
         };
-        let LettersDone { purged, .. } = self.store.change_letters(LettersChange::Purge(which)).await?;
+        let LettersDone { purged, .. } = self.change(LettersChange::Purge(which)).await?;
         info!(purged, "dead letters purged");
         Ok(Purged { purged })
+    }
+
+    /// Waits until `change` is durable, but not for a disk that fails meanwhile.
+    async fn change(&self, change: LettersChange) -> Result<LettersDone, Error> {
+        tokio::select! {
+            biased;
+            done = self.store.change_letters(change) => Ok(done?),
+            () = failing(self.store.report()) => Err(Error::Failed),
+        }
     }
 
     /// Who asks is not left waiting for a disk or a cloud.
@@ -162,6 +178,13 @@ impl Letters {
             store::report::State::Blocked => Err(Error::Full),
             store::report::State::Failing => Err(Error::Failing),
         }
+    }
+}
+
+/// Waits until the disk fails.
+async fn failing(mut report: watch::Receiver<store::Report>) {
+    if report.wait_for(|report| report.state == store::report::State::Failing).await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -381,11 +404,12 @@ impl Offline {
     /// Opens the store as the agent would; `None` if an agent has it open.
     ///
     /// # Errors
-    /// If there is no store, or it cannot be opened.
-    pub async fn open(config: &Config, clock: Clock) -> Result<Option<Self>, StartError> {
+    /// If there is no store, it cannot be opened, or the disk takes no writes.
+    pub async fn open(config: &Config, clock: Clock) -> Result<Option<Self>, Error> {
         let data_dir = config.store.data_dir.clone();
         // Looked at first: a command makes no store where there is none.
-        let is_free = blocking(move || Store::reader_of(&data_dir).map(|reader| reader.is_some())).await?;
+        let is_free = blocking(move || Store::reader_of(&data_dir).map(|reader| reader.is_some()));
+        let is_free = is_free.await.map_err(|error| Box::new(error.into()))?;
         if !is_free {
             return Ok(None);
         }
@@ -393,10 +417,18 @@ impl Offline {
             match open_store(config, None, None, clock, Published::default()).await {
                 Ok(opened) => opened,
                 Err(StartError::Store(store::Error::InUse { .. })) => return Ok(None),
-                Err(error) => return Err(error),
+                Err(error) => return Err(Box::new(error).into()),
             };
         let writer = tokio::spawn(writer.run());
-        store.configure_sinks(config.sinks.iter().map(spec).collect()).await?;
+        let configured = tokio::select! {
+            biased;
+            configured = store.configure_sinks(config.sinks.iter().map(spec).collect()) => configured.is_ok(),
+            () = failing(store.report()) => false,
+        };
+        if !configured {
+            writer.abort();
+            return Err(Error::Failing);
+        }
         Ok(Some(Self { letters: Letters::new(&store, config), writer }))
     }
 
@@ -416,11 +448,16 @@ impl Offline {
         self.letters.purge(which).await
     }
 
-    /// Closes the store cleanly.
-    pub async fn close(self) {
+    /// Closes the store cleanly; on a disk that fails, as a crash does.
+    pub async fn close(mut self) {
+        let report = self.letters.store.report();
         drop(self.letters);
-        // It ends by itself now; what it did is durable already.
-        drop(self.writer.await);
+        tokio::select! {
+            biased;
+            // It ends by itself now; what it did is durable already.
+            _ended = &mut self.writer => {}
+            () = failing(report) => self.writer.abort(),
+        }
     }
 }
 

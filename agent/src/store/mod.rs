@@ -177,3 +177,5 @@ mod tests;
 
 #[cfg(test)]
 pub(crate) use codec::tests as codec_tests;
+#[cfg(test)]
+pub(crate) use tests::disk::Disk as FailingDisk;

@@ -2,7 +2,7 @@
 
 mod ages;
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod faults;
 mod letters;
 mod limits;

@@ -1,10 +1,14 @@
 //! What stays and why; what goes in parts.
 
+use std::time::Duration;
+
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 use crate::reading::Timestamp;
 use crate::store::work::{Group, Letter};
+use crate::store::{FailingDisk, WindowsPresence};
 use crate::stream::{Epoch, SeqRange};
 
 const CONFIG: &str = "[dead_letters]\nmax_payload = \"1KiB\"\n\
@@ -12,13 +16,17 @@ const CONFIG: &str = "[dead_letters]\nmax_payload = \"1KiB\"\n\
     [[sources.plant.subscribe]]\ntopic = \"t/{device}\"\ntime = \"/ts\"\n\
     [sinks.cloud]\ntype = \"http\"\nurl = \"http://127.0.0.1:9/\"\nstreams = [\"readings\"]\n";
 
-async fn offline(dir: &TempDir) -> Offline {
+fn config(dir: &TempDir) -> Config {
     let dir = dir.path();
     let text = format!(
         "[agent]\nid = \"gw\"\ndata_dir = \"{dir}\"\n[admin]\nlisten = \"\"\nsocket = \"{dir}/a.sock\"\n{CONFIG}",
         dir = dir.display()
     );
-    let config = crate::config::parse(&text, "test.toml", &crate::config::System).unwrap().config;
+    crate::config::parse(&text, "test.toml", &crate::config::System).unwrap().config
+}
+
+async fn offline(dir: &TempDir) -> Offline {
+    let config = config(dir);
     assert!(Offline::open(&config, Clock::system()).await.is_err(), "a command makes no store");
     drop(open_store(&config, None, None, Clock::system(), Published::default()).await.unwrap());
     Offline::open(&config, Clock::system()).await.unwrap().unwrap()
@@ -104,6 +112,26 @@ async fn a_record_comes_back_as_it_was_and_keeps_the_first_number_it_had() {
     assert_eq!(written(&readings[1]), again, "it was replayed before: who knows it knows it as 2");
     assert!(readings.iter().all(Reading::is_replayed));
     offline.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_not_left_waiting_for_a_disk_that_begins_to_fail() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (dir, disk) = (TempDir::new().unwrap(), FailingDisk::formatted());
+    let (config, published) = (config(&dir), Published::default());
+    let (settings, owner) = (config.store.clone(), ("gw", "machine"));
+    let windows = WindowsPresence::None;
+    let opened = Store::open_on(disk.medium(), settings, owner, windows, Clock::system(), published).unwrap();
+    let (letters, writer) = (Letters::new(&opened.store, &config), tokio::spawn(opened.writer.run()));
+    drop(opened.store);
+    let offline = Offline { letters, writer };
+    keep(&offline, vec![of_source("plant", "t/d", "{\"ts\":1795148100,\"a\":1}")]).await;
+    disk.fail(disk.operations() + 1, u64::MAX, std::io::ErrorKind::StorageFull);
+    let purged = timeout(LONG, offline.purge(Selection::of(&[]))).await.expect("it waits for ever");
+    assert!(matches!(purged, Err(Error::Failed)), "{purged:?}");
+    let replayed = timeout(LONG, offline.replay(Selection::of(&[]))).await.expect("it waits for ever");
+    assert!(matches!(replayed, Err(Error::Failing)), "{replayed:?}");
+    timeout(LONG, offline.close()).await.expect("it does not end");
 }
 
 #[tokio::test]

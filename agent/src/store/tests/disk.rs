@@ -13,7 +13,7 @@ use crate::store::recent::Recent;
 
 /// A disk in memory. What was written since the last sync may be gone when the power goes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<Platter>>);
+pub(crate) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -92,17 +92,17 @@ impl StorageBackend for Disk {
 
 impl Disk {
     /// A disk with an empty store on it.
-    pub(super) fn formatted() -> Self {
+    pub(crate) fn formatted() -> Self {
         let disk = Self::default();
         drop(File::on(disk.medium(), |_| {}).unwrap());
         disk
     }
 
-    pub(super) fn fail(&self, from: u64, until: u64, kind: io::ErrorKind) {
+    pub(crate) fn fail(&self, from: u64, until: u64, kind: io::ErrorKind) {
         self.0.lock().unwrap().trouble = Some(Trouble { from, until, kind });
     }
 
-    pub(super) fn operations(&self) -> u64 {
+    pub(crate) fn operations(&self) -> u64 {
         self.0.lock().unwrap().operations
     }
 
@@ -123,7 +123,7 @@ impl Disk {
         Self(Arc::new(Mutex::new(Platter { seen, synced: left, ..Platter::default() })))
     }
 
-    fn medium(&self) -> Medium {
+    pub(crate) fn medium(&self) -> Medium {
         let disk = self.clone();
         Medium::Backend(Box::new(move |builder| builder.create_with_backend(disk.clone())))
     }
