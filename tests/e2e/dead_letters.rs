@@ -226,7 +226,7 @@ async fn every_byte_is_shown_and_what_is_purged_is_gone() {
         let output = letters(&mut agent, by, &["replay", "2"], 1).await;
         assert!(text(&output.stdout).contains("2 not replayed: it was kept cut"));
 
-        let json = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+        let json = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
         let shown = letters(&mut agent, by, &["show", "--json", "1"], 0).await;
         assert!(shown.stderr.is_empty() && json(&shown)["source"] == "direct");
         assert_eq!(json(&shown)["payload_hex"], "00ff1b5b324a206e6f74204a534f4e0d0a");
@@ -265,4 +265,43 @@ async fn without_a_store_there_is_nothing_to_show_and_none_is_made() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     }
     assert!(!agent.file("data").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_further_has_what_he_wants_and_who_cannot_be_told_is_a_failure() {
+    let (journal, port) = (Journal::default(), harness::free_port());
+    let mut agent = Agent::started(HOLDFAST, &format!("{STORE}{}", listener(port))).await;
+    Sensor::new("d1", port, &journal).publish_payloads([(1, b"{".to_vec())]).await;
+    agent.wait_for("a dead letter", |now| now.number("/dead_letters/kept") == 1).await;
+    let all: [&[&str]; 7] = [
+        &["check"],
+        &["status", "--json"],
+        &["dead-letters", "list"],
+        &["dead-letters", "list", "--json"],
+        &["dead-letters", "show", "--json", "1"],
+        &["dead-letters", "show", "--raw", "1"],
+        &["dead-letters", "replay"],
+    ];
+    for by in [By::Agent, By::Command] {
+        if by == By::Command {
+            assert!(agent.stop().await.success());
+        }
+        for arguments in all.iter().filter(|arguments| by == By::Agent || arguments[0] != "status") {
+            let run = |out: std::process::Stdio| {
+                let mut command = std::process::Command::new(HOLDFAST);
+                command.args(*arguments).arg("--config").arg(agent.config()).stdout(out).output().unwrap()
+            };
+            let (reader, nobody) = std::io::pipe().unwrap();
+            drop(reader);
+            let output = run(nobody.into());
+            let said = text(&output.stderr);
+            assert!(output.status.success() && !said.contains("pipe"), "{by:?} {arguments:?}: {said}");
+
+            let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let output = run(full.into());
+            let said = text(&output.stderr);
+            let is_told = said.contains("holdfast: cannot write the results to standard output: ");
+            assert!(output.status.code() == Some(1) && is_told, "{by:?} {arguments:?}: {said}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! on stderr. No secret is shown, not even where it stands in a URL's query.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::Path;
 
 use crate::clock::Trust;
@@ -23,19 +23,25 @@ use crate::{forward, source, window};
 
 /// The configuration is valid.
 const VALID: u8 = 0;
-/// The answer could not be written.
-const NOT_WRITTEN: u8 = 1;
 /// The configuration is not valid.
 const INVALID: u8 = 2;
 
-/// Checks the configuration at `path`; returns the exit code: 0 valid, 2 not, 1 if the answer could not be written.
-#[must_use]
-pub fn run(path: &Path) -> u8 {
-    let (written, code) = match config::load(path) {
-        Ok(loaded) => (write!(std::io::stdout(), "{}", summary(path, &loaded)), VALID),
-        Err(faults) => (write!(std::io::stderr(), "{}", complaint(&faults)), INVALID),
-    };
-    if written.is_ok() { code } else { NOT_WRITTEN }
+/// Checks the configuration at `path` and says to `out` what it means; returns the exit code: 0 valid, 2 not.
+///
+/// # Errors
+/// If `out` does not take the answer.
+pub fn run(path: &Path, out: &mut impl Write) -> anyhow::Result<u8> {
+    match config::load(path) {
+        Ok(loaded) => {
+            out.write_all(summary(path, &loaded).as_bytes())?;
+            Ok(VALID)
+        }
+        Err(faults) => {
+            // Nobody to tell if stderr is closed.
+            drop(std::io::stderr().write_all(complaint(&faults).as_bytes()));
+            Ok(INVALID)
+        }
+    }
 }
 
 /// All faults, a line each, and how many they are.
@@ -462,9 +468,10 @@ mod tests {
         let complaint = complaint(&config::load(&path).unwrap_err());
         assert_eq!(complaint.lines().count(), 3, "{complaint}");
         assert!(complaint.ends_with("\n2 errors\n"), "{complaint}");
-        assert_eq!(run(&path), INVALID);
-        assert_eq!(run(&folder.path().join("none.toml")), INVALID);
+        let code = |path: &Path| run(path, &mut Vec::new()).unwrap();
+        assert_eq!(code(&path), INVALID);
+        assert_eq!(code(&folder.path().join("none.toml")), INVALID);
         std::fs::write(&path, "[agent]\nid = \"x\"\n").unwrap();
-        assert_eq!(run(&path), VALID);
+        assert_eq!(code(&path), VALID);
     }
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod demo;
 mod logging;
+mod out;
 pub mod passwd;
 pub mod receive;
 mod run;
@@ -14,7 +15,7 @@ pub mod status;
 mod status_line;
 mod store;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use self::out::Out;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{LogFormat, LogSettings};
@@ -71,6 +73,7 @@ enum Command {
         /// The users file of the listener
         file: PathBuf,
         /// The user's name
+        #[arg(value_parser = passwd::user_name)]
         name: String,
     },
 }
@@ -142,7 +145,7 @@ pub fn main() -> ExitCode {
 
 fn answer(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Check(file) => Ok(ExitCode::from(check::run(&file.config))),
+        Command::Check(file) => check::run(&file.config, &mut Out::new()).map(ExitCode::from),
         Command::Passwd { file, name } => passwd::run(&file, &name).map(|()| ExitCode::SUCCESS),
         Command::Run(file) => {
             let runtime = runtime()?;
@@ -163,7 +166,7 @@ fn answer(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Status { args, config } => {
             let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
-            let mut out = std::io::stdout();
+            let mut out = Out::new();
             runtime()?.block_on(status::run(&args, &config.admin, &mut out)).map(|()| ExitCode::SUCCESS)
         }
         Command::Serial(command) => {
@@ -183,15 +186,14 @@ fn dead_letters(command: &DeadLetters) -> anyhow::Result<ExitCode> {
     | DeadLetters::Purge { config, .. }) = command;
     let Some(config) = run::load(&config.config) else { return Ok(ExitCode::from(2)) };
     store::quiet_redb();
-    let mut out = std::io::stdout();
-    let is_terminal = out.is_terminal();
+    let mut out = Out::new();
     runtime()?.block_on(async {
         match command {
             DeadLetters::List { args, .. } => {
                 dead_letters::list(args, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
             }
             DeadLetters::Show { args, .. } => {
-                let form = dead_letters::Form::of(args, is_terminal);
+                let form = dead_letters::Form::of(args, &std::io::stdout());
                 dead_letters::show(args, form, &config, &mut out).await.map(|()| ExitCode::SUCCESS)
             }
             DeadLetters::Replay { args, .. } => dead_letters::replay(args, &config, &mut out).await,

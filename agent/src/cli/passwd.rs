@@ -17,15 +17,19 @@ use crate::source::listen::users;
 /// What a new file is made with: `chgrp` to the service's group is all that is left to do.
 const NEW_FILE_MODE: u32 = 0o640;
 
+/// A user's name, as an argument.
+pub(super) fn user_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err("a user name is a text without control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// Asks for a password and writes its hash for `name` into `file`.
 ///
 /// # Errors
 /// If the file is no users' file or cannot be written, or no password is given.
 pub fn run(file: &Path, name: &str) -> anyhow::Result<()> {
-    ensure!(
-        !name.is_empty() && !name.chars().any(char::is_control),
-        "a user name is a text without control characters"
-    );
     let before = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -33,6 +37,10 @@ pub fn run(file: &Path, name: &str) -> anyhow::Result<()> {
     };
     // Before the question: nobody types a password twice to learn that the file is wrong.
     users::parse(&before, file)?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("cannot write {}: there is no folder {}", file.display(), folder.display());
+    }
     let password = if io::stdin().is_terminal() { asked_twice(name)? } else { line()? };
     ensure!(!password.is_empty(), "the password is empty; nothing was changed");
     let after = with_user(&before, name, &users::hash(&password)?);
@@ -177,6 +185,14 @@ mod tests {
         check("bob = \"y\"", "ada", "bob = \"y\"\nada = \"H\"\n");
         check("# ada = \"x\"\n", "ada", "# ada = \"x\"\nada = \"H\"\n");
         check("", "ada@home \"x\\", "\"ada@home \\\"x\\\\\" = \"H\"\n");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said_before_anybody_types() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = run(&dir.path().join("none/users.toml"), "ada").unwrap_err().to_string();
+        assert!(error.contains("there is no folder"), "{error}");
+        assert!(user_name("").is_err() && user_name("a\nb").is_err() && user_name("ada@home").is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `holdfast dead-letters show`: what is known of one on stderr, its bytes on stdout.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -77,10 +77,10 @@ pub enum Form {
 impl Form {
     /// As `args` say, to a terminal or something else.
     #[must_use]
-    pub fn of(args: &ShowArgs, is_terminal: bool) -> Self {
+    pub fn of(args: &ShowArgs, to: &impl IsTerminal) -> Self {
         match () {
             () if args.json => Self::Json,
-            () if args.raw || !is_terminal => Self::Raw,
+            () if args.raw || !to.is_terminal() => Self::Raw,
             () => Self::Escaped,
         }
     }
