@@ -5,7 +5,7 @@ use tracing::warn;
 
 use super::file::{Error, File, SERIES, STATE, WINDOWS};
 use super::ledger::Books;
-use super::{CheckpointBase, Emitted, WindowsSnapshot, WindowsUpdate, chunk, codec};
+use super::{CheckpointBase, Emitted, LASTING_ROWS, WindowsSnapshot, WindowsUpdate, chunk, codec};
 use crate::causes::chain;
 use crate::stream::{Seq, Stream};
 
@@ -49,13 +49,22 @@ pub(super) fn rows(file: &File) -> Result<u64, Error> {
 
 /// Removes the checkpoint of windows that are configured no more: it would be wrong when they return.
 pub(super) fn forget_windows(file: &File) -> Result<(), Error> {
-    let is_empty = file.read(|transaction| Ok(transaction.open_table(SERIES)?.is_empty()?))?;
-    if is_empty {
+    let lasts = |key: &[u8]| key.first() == Some(&LASTING_ROWS);
+    let is_forgotten = file.read(|transaction| {
+        let series = transaction.open_table(SERIES)?;
+        for row in series.iter()? {
+            if !lasts(row?.0.value()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    if is_forgotten {
         return Ok(());
     }
     file.write(|transaction| {
         transaction.open_table(STATE)?.retain_in(MARKS, |_, _| false)?;
-        Ok(transaction.open_table(SERIES)?.retain(|_, _| false)?)
+        Ok(transaction.open_table(SERIES)?.retain(|key, _| lasts(key))?)
     })
 }
 

@@ -87,6 +87,9 @@ pub struct Checkpoint {
     pub removed: Vec<Vec<u8>>,
 }
 
+/// Rows of a checkpoint whose key begins with this stay when no window is configured any more.
+pub const LASTING_ROWS: u8 = 4;
+
 /// What a checkpoint builds upon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CheckpointBase {

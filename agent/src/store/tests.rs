@@ -384,6 +384,27 @@ async fn records_too_old_are_given_up_but_not_those_of_a_clock_that_was_not_set(
     }
 }
 
+#[tokio::test]
+async fn what_windows_emitted_is_remembered_while_none_is_configured() {
+    let dir = TempDir::new().unwrap();
+    let open = |windows| {
+        let settings = Settings::in_dir(dir.path().to_owned());
+        Store::open(settings, "gw", "machine", windows, Clock::system(), Published::default()).unwrap()
+    };
+    let Opened { store, writer, .. } = open(WindowsPresence::Configured);
+    let writer = tokio::spawn(writer.run());
+    let changed = [[2, 7], [LASTING_ROWS, 7]].map(|key| (key.to_vec(), vec![1]));
+    let checkpoint = Checkpoint { changed: changed.into(), ..Checkpoint::default() };
+    let update = WindowsUpdate { checkpoint: Some(checkpoint), ..WindowsUpdate::default() };
+    store.update_windows(update).await.unwrap();
+    drop(store);
+    writer.await.unwrap();
+    drop(open(WindowsPresence::None));
+    drop(open(WindowsPresence::None));
+    let rows = open(WindowsPresence::Configured).store.windows_snapshot().unwrap().rows;
+    assert_eq!(rows, [(vec![LASTING_ROWS, 7], vec![1])]);
+}
+
 /// `fixtures/format-1.redb.zst` was written by the version before nodes were known: three readings that were acknowledged, one
 /// sink that has none of them, and no clean end.
 #[tokio::test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::aggregate::Plan;
 use super::devices::{Devices, Names, Slot, stable_hash};
 use super::sealed::Sealed;
-use super::series::{Device, DeviceState, Emission, Idle, Missed, Spans};
+use super::series::{Device, DeviceState, Emission, Idle, Missed, Seen, Spans};
 use super::settings::Settings;
-use super::state::{DeviceRow, Key, Saved, WindowRow, fingerprint};
+use super::state::{DeviceRow, Key, Saved, SeenRow, WindowRow, fingerprint};
 use super::windows::{Counts, Hearing};
 use crate::reading::{Reading, Timestamp, WindowRecord};
 use crate::store::Checkpoint;
@@ -49,6 +49,9 @@ pub(crate) struct Definition {
     /// Rows of devices that gave way since.
     removed: BTreeSet<Vec<u8>>,
     saved_row: Option<WindowRow>,
+    /// What went out under this name.
+    seen: Seen,
+    saved_seen: Option<SeenRow>,
 }
 
 /// What all definitions share while a reading is added.
@@ -69,6 +72,7 @@ impl Definition {
             slide: micros(settings.slide).clamp(1, size),
             lateness: micros(settings.lateness),
             allowed_lateness: micros(settings.allowed_lateness),
+            before: Seen::default(),
         };
         let plan = Plan::new(&settings.aggregates);
         let fingerprint = fingerprint(settings, &spans, &plan);
@@ -93,7 +97,15 @@ impl Definition {
             changed: Vec::new(),
             removed: BTreeSet::new(),
             saved_row: None,
+            seen: Seen::default(),
+            saved_seen: None,
         }
+    }
+
+    /// It begins after others of its name, or after itself before it was removed: what they emitted has had its revisions.
+    pub(crate) fn follow(&mut self, seen: Seen) {
+        self.spans.before.join(seen);
+        self.seen.join(seen);
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -187,8 +199,8 @@ impl Definition {
         if state.is_due(&self.spans)
             && let Some(device) = entrance.devices.device(slot)
         {
-            let mut emission =
-                Emission { window: &self.name, plan: &self.plan, records: &mut *entrance.records };
+            let (window, plan, seen) = (&self.name, &self.plan, &mut self.seen);
+            let mut emission = Emission { window, plan, seen, records: &mut *entrance.records };
             state.close(device, &self.spans, &mut emission);
         }
         self.series += state.weight();
@@ -318,7 +330,7 @@ impl Definition {
         records: &mut Vec<WindowRecord>,
     ) {
         let Some((device, state)) = devices.get_mut(slot, window) else { return };
-        let mut emission = Emission { window: &self.name, plan: &self.plan, records };
+        let mut emission = Emission { window: &self.name, plan: &self.plan, seen: &mut self.seen, records };
         state.emit_open(device, &self.spans, &mut emission);
         state.idle = Idle::Yes;
         state.queued = DeviceState::NOT_QUEUED;
@@ -348,6 +360,11 @@ impl Definition {
             checkpoint.changed.push((Key::window(&self.name), row.to_bytes()));
             self.saved_row = Some(row);
         }
+        let seen = SeenRow { before: self.spans.before, now: self.seen };
+        if seen != SeenRow::default() && self.saved_seen.as_ref() != Some(&seen) {
+            checkpoint.changed.push((Key::seen(&self.name), seen.to_bytes()));
+            self.saved_seen = Some(seen);
+        }
         for slot in self.changed.drain(..) {
             let Some((device, state)) = devices.get_mut(slot, window) else { continue };
             if std::mem::replace(&mut state.changed, false) {
@@ -367,6 +384,10 @@ impl Definition {
             self.late = row.late;
             self.refused = row.refused;
             self.saved_row = Some(row.clone());
+        }
+        if let Some(seen) = &saved.seen {
+            (self.spans.before, self.seen) = (seen.before, seen.now);
+            self.saved_seen = Some(seen.clone());
         }
     }
 

@@ -115,7 +115,7 @@ impl<'a, L: Log> Room<'a, L> {
     ) -> Self {
         let head = log.head();
         let end = *head.borrow();
-        let windows = Windows::restore(settings, end, snapshot.rows);
+        let windows = Windows::restore_after(settings, end, snapshot.rows, &snapshot.emitted);
         // Windows that are all new have no use for what was before them.
         let wanted = windows.first_wanted().unwrap_or(end);
         let position = snapshot.position.max(wanted).min(end);

@@ -24,6 +24,36 @@ pub(crate) struct Spans {
     pub(crate) slide: i64,
     pub(crate) lateness: i64,
     pub(crate) allowed_lateness: i64,
+    /// What went out under this name before these windows began.
+    pub(crate) before: Seen,
+}
+
+/// What went out under the name of a window, of whatever devices, by whatever definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// The end of the last window.
+    pub(crate) until: i64,
+    /// No revision was as high as this.
+    pub(crate) revisions: u32,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { until: i64::MIN, revisions: 0 }
+    }
+}
+
+impl Seen {
+    /// One more went out.
+    pub(crate) fn add(&mut self, end: i64, revision: u32) {
+        self.join(Self { until: end, revisions: revision.saturating_add(1) });
+    }
+
+    /// Whatever `other` has seen, too.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.until = self.until.max(other.until);
+        self.revisions = self.revisions.max(other.revisions);
+    }
 }
 
 /// The starts of the windows that a value goes to: from `newest` backwards by the slide, while above `above`.
@@ -102,7 +132,7 @@ pub(crate) struct Series {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Open {
     start: i64,
-    /// How often it was emitted: the revision of its next result.
+    /// The revision of its next result.
     emitted: u32,
     /// Whether something was added since.
     fresh: bool,
@@ -110,6 +140,11 @@ struct Open {
 }
 
 impl Spans {
+    /// The first revision of a window: above those that an earlier definition may have emitted of it.
+    fn first_revision(&self, start: i64) -> u32 {
+        if start < self.before.until { self.before.revisions } else { 0 }
+    }
+
     /// The windows that a value of time `at` goes to, if those that end by `gone` take nothing any more.
     pub(crate) fn starts(&self, at: i64, gone: Option<i64>) -> Starts {
         let newest = at.div_euclid(self.slide).saturating_mul(self.slide);
@@ -187,7 +222,8 @@ impl DeviceState {
             } else {
                 // Most series have one or two windows open: room for just as many as there are.
                 open.reserve_exact(1);
-                open.insert(place, Open { start, emitted: 0, fresh: false, tally: plan.tally() });
+                let emitted = spans.first_revision(start);
+                open.insert(place, Open { start, emitted, fresh: false, tally: plan.tally() });
             }
             open[place].tally.add(at, value);
             open[place].fresh = true;
@@ -265,6 +301,7 @@ impl DeviceState {
 pub(crate) struct Emission<'a> {
     pub(crate) window: &'a Arc<str>,
     pub(crate) plan: &'a Plan,
+    pub(crate) seen: &'a mut Seen,
     pub(crate) records: &'a mut Vec<WindowRecord>,
 }
 
@@ -281,6 +318,7 @@ impl Emission<'_> {
             aggregates: open.tally.results(self.plan),
             replay_of: None,
         });
+        self.seen.add(end, open.emitted);
         open.emitted = open.emitted.saturating_add(1);
         open.fresh = false;
     }
@@ -303,7 +341,7 @@ mod tests {
     }
 
     fn spans(size: i64, slide: i64) -> Spans {
-        Spans { size, slide, lateness: 0, allowed_lateness: 0 }
+        Spans { size, slide, lateness: 0, allowed_lateness: 0, before: Seen::default() }
     }
 
     #[test]

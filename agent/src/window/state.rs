@@ -4,6 +4,7 @@
 //!   window:  1 name                  the definition's fingerprint, where it began, its counts
 //!   device:  2 name device tags      watermark, and the open windows of every field
 //!   sealed:  3 name hash             what stays of a device that gave way
+//!   seen:    4 name                  what went out under the name; stays when the window is removed
 //! ```
 //!
 //! Keys and values are postcard behind one byte: the kind of key, or the version of the value. A value of another version
@@ -17,10 +18,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::aggregate::Plan;
 use super::devices::Names;
-use super::series::{Device, DeviceState, Idle, Series, Spans};
+use super::series::{Device, DeviceState, Idle, Seen, Series, Spans};
 use super::settings::Settings;
 use super::windows::IdleMark;
 use crate::reading::Tags;
+use crate::store::LASTING_ROWS;
 use crate::stream::Seq;
 
 /// The version of all rows and notes.
@@ -29,6 +31,7 @@ const VERSION: u8 = 1;
 const KIND_WINDOW: u8 = 1;
 const KIND_DEVICE: u8 = 2;
 const KIND_SEALED: u8 = 3;
+const KIND_SEEN: u8 = LASTING_ROWS;
 
 /// What a row is about.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) enum Key {
     Device(Arc<str>, Device),
     /// A device that gave way.
     Sealed(Arc<str>, u64),
+    /// What went out under the name of a window.
+    Seen(Arc<str>),
 }
 
 impl Key {
@@ -54,6 +59,10 @@ impl Key {
         encode(KIND_SEALED, &(window, hash))
     }
 
+    pub(crate) fn seen(name: &str) -> Vec<u8> {
+        encode(KIND_SEEN, &name)
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         Some(match *kind {
@@ -66,6 +75,7 @@ impl Key {
                 let (window, hash) = postcard::from_bytes(rest).ok()?;
                 Self::Sealed(window, hash)
             }
+            KIND_SEEN => Self::Seen(postcard::from_bytes(rest).ok()?),
             _ => return None,
         })
     }
@@ -82,6 +92,22 @@ pub(crate) struct WindowRow {
 }
 
 impl WindowRow {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        encode(VERSION, self)
+    }
+}
+
+/// What went out under the name of a window. Without it, a window that is changed, or removed and added again, would emit revisions
+/// that went out with other contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SeenRow {
+    /// Before the definition began that was configured last.
+    pub(crate) before: Seen,
+    /// By now.
+    pub(crate) now: Seen,
+}
+
+impl SeenRow {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         encode(VERSION, self)
     }
@@ -161,6 +187,7 @@ pub(crate) struct Saved {
     pub(crate) window: Option<WindowRow>,
     pub(crate) devices: Vec<(Device, DeviceRow)>,
     pub(crate) sealed: Vec<(u64, SealedRow)>,
+    pub(crate) seen: Option<SeenRow>,
     keys: Vec<Vec<u8>>,
     is_damaged: bool,
 }
@@ -173,10 +200,14 @@ impl SavedWindows {
                 windows.unreadable.push(key);
                 continue;
             };
-            let (Key::Window(name) | Key::Device(name, _) | Key::Sealed(name, _)) = &about;
+            let (Key::Window(name) | Key::Device(name, _) | Key::Sealed(name, _) | Key::Seen(name)) = &about;
             let saved = windows.by_name.entry(Arc::clone(name)).or_default();
+            // It outlives the window: it is none of the rows that go with it.
+            let lasts = matches!(about, Key::Seen(_));
             saved.is_damaged |= saved.take_row(about, &value).is_none();
-            saved.keys.push(key);
+            if !lasts {
+                saved.keys.push(key);
+            }
         }
         for (name, saved) in &mut windows.by_name {
             if saved.is_damaged {
@@ -185,6 +216,11 @@ impl SavedWindows {
             }
         }
         windows
+    }
+
+    /// What went out under this name; `None` if nothing did, or somebody took the window.
+    pub(crate) fn seen(&self, name: &str) -> Option<&SeenRow> {
+        self.by_name.get(name)?.seen.as_ref()
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<Saved> {
@@ -203,6 +239,7 @@ impl Saved {
             Key::Window(_) => self.window = Some(decode(value)?),
             Key::Device(_, device) => self.devices.push((device, decode(value)?)),
             Key::Sealed(_, hash) => self.sealed.push((hash, decode(value)?)),
+            Key::Seen(_) => self.seen = Some(decode(value)?),
         }
         Some(())
     }
@@ -217,7 +254,7 @@ impl Saved {
 /// (`max_series`) is left out: changing it disturbs nothing.
 pub(crate) fn fingerprint(settings: &Settings, spans: &Spans, plan: &Plan) -> u64 {
     let names: Vec<&str> = plan.names().collect();
-    let Spans { size, slide, lateness, allowed_lateness } = spans;
+    let Spans { size, slide, lateness, allowed_lateness, before: _ } = spans;
     let meaning = (size, slide, lateness, allowed_lateness, names, &settings.sources, &settings.fields);
     xxh3_64(&encode(VERSION, &meaning))
 }
@@ -241,7 +278,7 @@ pub(crate) fn marks_of(note: &[u8]) -> Option<Vec<IdleMark>> {
         .into_iter()
         .map(|(position, key)| match Key::read(&key)? {
             Key::Device(window, device) => Some(IdleMark { position, window, device }),
-            Key::Window(_) | Key::Sealed(..) => None,
+            Key::Window(_) | Key::Sealed(..) | Key::Seen(_) => None,
         })
         .collect()
 }

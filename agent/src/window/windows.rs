@@ -10,15 +10,16 @@
 //! no device is idle, the new series is refused, and counted. So below the limit the last revisions depend on the readings
 //! alone; beyond it, also on who was silent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::definition::{Definition, Entrance};
 use super::devices::{Devices, Names};
-use super::series::Device;
+use super::series::{Device, Seen};
 use super::settings::Settings;
 use super::state::{Key, Saved, SavedWindows};
 use crate::reading::{Reading, WindowRecord};
-use crate::store::{Checkpoint, CheckpointBase};
+use crate::store::{Checkpoint, CheckpointBase, Emitted};
 use crate::stream::Seq;
 
 /// All configured windows, and what is known of every device.
@@ -33,6 +34,8 @@ pub struct Windows {
     stale: Vec<Vec<u8>>,
     /// Whether the last checkpoint knows these windows by other settings, or not at all.
     unsaved: Unsaved,
+    /// Rows of windows that are gone, to be saved.
+    gone: Vec<(Vec<u8>, Vec<u8>)>,
     /// What the next checkpoint builds upon: where nothing was saved, on nothing.
     base: CheckpointBase,
 }
@@ -100,6 +103,17 @@ impl Windows {
     /// as it did.
     #[must_use]
     pub fn restore(settings: &[Settings], head: Seq, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
+        Self::restore_after(settings, head, rows, &[])
+    }
+
+    /// As [`restore`](Self::restore), where `emitted` was emitted since that checkpoint.
+    #[must_use]
+    pub fn restore_after(
+        settings: &[Settings],
+        head: Seq,
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        emitted: &[Emitted],
+    ) -> Self {
         let base = if rows.is_empty() { CheckpointBase::Empty } else { CheckpointBase::Previous };
         let mut saved = SavedWindows::read(rows);
         let mut windows = Self {
@@ -108,6 +122,7 @@ impl Windows {
             names: Names::default(),
             sources: Vec::new(),
             stale: Vec::new(),
+            gone: Vec::new(),
             unsaved: Unsaved::No,
             base,
         };
@@ -119,13 +134,35 @@ impl Windows {
                 }
                 Some(other) => {
                     windows.unsaved = Unsaved::Yes;
+                    windows.definitions[index].follow(other.seen.clone().unwrap_or_default().now);
                     windows.stale.extend(other.into_keys_but_window());
                 }
                 None => windows.unsaved = Unsaved::Yes,
             }
         }
+        windows.remember_emitted(emitted, head, &saved);
         windows.stale.extend(saved.into_keys());
         windows
+    }
+
+    /// Windows that go on emit this again from what is read; those that begin, and those that are gone, learn here what went out
+    /// under their names.
+    fn remember_emitted(&mut self, emitted: &[Emitted], head: Seq, saved: &SavedWindows) {
+        let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
+        for record in emitted.iter().flat_map(|update| &update.records) {
+            seen.entry(&record.window).or_default().add(record.end.0, record.revision);
+        }
+        for (name, seen) in seen {
+            match self.definitions.iter_mut().find(|definition| **definition.name() == *name) {
+                Some(definition) if definition.from() == head => definition.follow(seen),
+                Some(_) => {}
+                None => {
+                    let mut row = saved.seen(name).cloned().unwrap_or_default();
+                    row.now.join(seen);
+                    self.gone.push((Key::seen(name), row.to_bytes()));
+                }
+            }
+        }
     }
 
     /// True if no window is configured.
@@ -144,7 +181,7 @@ impl Windows {
     /// one before any reading from the head on is added.
     #[must_use]
     pub fn needs_checkpoint(&self) -> bool {
-        self.unsaved == Unsaved::Yes || !self.stale.is_empty()
+        self.unsaved == Unsaved::Yes || !self.stale.is_empty() || !self.gone.is_empty()
     }
 
     /// Puts limits that were configured anew in force; to be called when everything before the head is added.
@@ -229,6 +266,7 @@ impl Windows {
             definition.save(window, &mut self.devices, &self.sources, &mut checkpoint);
         }
         checkpoint.removed.append(&mut self.stale);
+        checkpoint.changed.append(&mut self.gone);
         self.unsaved = Unsaved::No;
         checkpoint
     }

@@ -240,6 +240,74 @@ fn a_changed_window_starts_anew_and_leaves_the_others_alone() {
     assert_eq!(records.iter().map(|record| &*record.window).collect::<Vec<_>>(), ["w"]);
 }
 
+/// The rows after a checkpoint.
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Goes on with these settings, after a crash if something was emitted since the checkpoint, and saves.
+fn restarted(bench: &mut Bench, settings: &[Settings], rows: &mut Rows, emitted: &[Emitted]) {
+    let saved = rows.clone().into_iter().collect();
+    bench.windows = Windows::restore_after(settings, bench.next, saved, emitted);
+    save(bench, rows);
+}
+
+fn save(bench: &mut Bench, rows: &mut Rows) {
+    let checkpoint = bench.windows.checkpoint();
+    checkpoint.removed.iter().for_each(|key| drop(rows.remove(key)));
+    rows.extend(checkpoint.changed);
+}
+
+#[test]
+fn a_window_that_returns_or_changes_repeats_no_revision() {
+    let window = settings(60, 60, 0, 0);
+    let (mut bench, mut rows) = (Bench::new(std::slice::from_ref(&window)), Rows::new());
+    bench.add(&temperature("a", 1, 1.0)).idle();
+    bench.add(&temperature("a", 2, 1.0)).idle();
+    bench.emits(&[("a", 0, 0, 1), ("a", 0, 1, 2)]);
+    save(&mut bench, &mut rows);
+    // Removed, and added again.
+    restarted(&mut bench, &[], &mut rows, &[]);
+    assert_eq!(rows.len(), 1, "nothing but what went out");
+    restarted(&mut bench, std::slice::from_ref(&window), &mut rows, &[]);
+    bench.add(&temperature("a", 3, 1.0)).add(&temperature("b", 3, 1.0)).idle();
+    bench.emits(&[("a", 0, 2, 1), ("b", 0, 2, 1)]);
+    // Its own revisions are none of another.
+    save(&mut bench, &mut rows);
+    restarted(&mut bench, std::slice::from_ref(&window), &mut rows, &[]);
+    bench.add(&temperature("a", 4, 1.0)).idle();
+    bench.emits(&[("a", 0, 3, 2)]);
+    // What comes later has not been there before.
+    bench.add(&temperature("a", 60, 1.0)).idle();
+    bench.emits(&[("a", 60, 0, 1)]);
+    save(&mut bench, &mut rows);
+    // Changed.
+    let changed = Settings { aggregates: vec![Aggregate::Count, Aggregate::Max], ..window.clone() };
+    restarted(&mut bench, std::slice::from_ref(&changed), &mut rows, &[]);
+    bench.add(&temperature("a", 61, 1.0)).idle();
+    bench.emits(&[("a", 60, 4, 1)]);
+}
+
+#[test]
+fn what_was_emitted_before_a_crash_is_not_repeated_by_a_window_that_changed_or_returns() {
+    let window = settings(60, 60, 0, 0);
+    let changed = Settings { aggregates: vec![Aggregate::Count], ..window.clone() };
+    for (between, then, revision) in [
+        (std::slice::from_ref(&changed), &changed, 1),
+        (&[], &window, 1),
+        (std::slice::from_ref(&window), &window, 0),
+    ] {
+        let (mut bench, mut rows) = (Bench::new(std::slice::from_ref(&window)), Rows::new());
+        save(&mut bench, &mut rows);
+        bench.add(&temperature("a", 1, 1.0)).idle();
+        let records = std::mem::take(&mut bench.records);
+        let emitted = [Emitted { position: bench.next, records, note: Vec::new() }];
+        restarted(&mut bench, between, &mut rows, &emitted);
+        restarted(&mut bench, std::slice::from_ref(then), &mut rows, &[]);
+        // The window that goes on would see the first reading again, and say the same of it.
+        bench.add(&temperature("a", 2, 1.0)).idle();
+        bench.emits(&[("a", 0, revision, 1)]);
+    }
+}
+
 #[test]
 fn rows_of_another_version_start_the_window_anew() {
     let mut bench = Bench::new(&[settings(10, 10, 0, 0)]);
