@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use self::progress::{Bar, Shown};
@@ -181,11 +181,22 @@ fn said(exported: &Exported, args: &ExportArgs) -> ExitCode {
     if damaged > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file that is there whole or not at all. What is there and no file, such as a pipe or a device, is written to: nothing takes
+/// its place.
 fn to_file(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<Exported, ExportError>,
 ) -> anyhow::Result<Exported> {
+    if path.is_dir() {
+        bail!("--output has to name a file, and {} is a folder", path.display());
+    }
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let file = File::options().write(true).open(path);
+        let mut file = file.with_context(|| format!("cannot write to {}", path.display()))?;
+        return Ok(write(&mut file)?);
+    }
+    // Through a link, so that the link stays one.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut name = path.file_name().context("--output has to name a file")?.to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
@@ -252,6 +263,39 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_export_takes_the_place_of_a_file_and_of_nothing_else() {
+        use std::io::Read;
+        use std::os::unix::fs::FileTypeExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let write = |path: &Path| {
+            to_file(path, |file| {
+                file.write_all(b"records").map_err(ExportError::Output)?;
+                Ok(Exported::default())
+            })
+        };
+        std::fs::write(path("file"), "before").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        write(&path("link")).unwrap();
+        assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink());
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"records");
+
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, mode, 0).unwrap();
+        let mut reader = File::options().read(true).write(true).open(path("pipe")).unwrap();
+        write(&path("pipe")).unwrap();
+        assert!(std::fs::metadata(path("pipe")).unwrap().file_type().is_fifo());
+        let mut read = [0; 7];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"records");
+
+        assert!(write(dir.path()).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left beside them");
+    }
 
     #[test]
     fn an_edge_is_a_number_or_a_time_with_its_zone() {
