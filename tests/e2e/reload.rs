@@ -177,6 +177,34 @@ async fn sources_and_windows_come_change_and_go_while_readings_flow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_returns_or_changes_repeats_no_revision() {
+    let (cloud, journal, port) = (Cloud::start().await, Journal::default(), harness::free_port());
+    let plain = format!("{STORE}{}{}", listener(port), cloud.sink(BATCH));
+    let minute = format!("{plain}{MINUTE}");
+    let mut agent = Agent::started(HOLDFAST, &minute).await;
+    let (mut sensor, mut nth) = (Sensor::new("d1", port, &journal), 0);
+    // All of it within one minute; a silent device's windows come out after a moment.
+    let span = |record: &serde_json::Value| format!("{} {}", record["field"], record["revision"]);
+    sensor.publish(1..=5).await;
+    cloud.has("windows", 2).await;
+    reload(&agent, &plain, &mut nth).await;
+    reload(&agent, &minute, &mut nth).await;
+    sensor.publish(6..=10).await;
+    cloud.has("windows", 4).await;
+    // Killed, and changed before the next start.
+    agent.kill();
+    agent.configure(&format!("{minute}aggregates = [\"max\"]\n"));
+    agent.start().await;
+    sensor.publish(11..=15).await;
+    cloud.has("windows", 6).await;
+    let records = cloud.records("windows");
+    let spans: BTreeSet<String> = records.iter().map(span).collect();
+    assert!(records.iter().all(|record| record["start"] == records[0]["start"]));
+    assert_eq!(records.len(), spans.len(), "{records:?}");
+    cloud.assert_well_formed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_right_after_sighup_leaves_the_old_books_or_the_new() {
     let (cloud, other, journal) = (Cloud::start().await, Cloud::start().await, Journal::default());
     let (port, mut random) = (harness::free_port(), harness::random());

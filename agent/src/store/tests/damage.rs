@@ -677,6 +677,30 @@ async fn what_a_sink_had_after_all_makes_no_loss_smaller_after_a_restart() {
     assert_eq!((damage.lost, damage.saved[0]), ([wiped, 0, 0], 100_000 - wiped));
 }
 
+#[tokio::test]
+async fn what_a_file_held_that_is_given_up_is_counted_as_lost() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(&dir, |_| {});
+    running.store.configure_sinks(sinks()).await.unwrap();
+    running.store.append(readings(0, 10)).await.unwrap();
+    running.store.advance("cloud", running.books().epoch, Stream::Readings, Seq(5)).await.unwrap();
+    running.store.update_windows(windows(1)).await.unwrap();
+    running.crash().await;
+    let path = dir.path().join(file::FILE_NAME);
+    // More often than damaged files wait: nobody ever comes to read them.
+    for damaged in 1..=5 {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..4_096].fill(0);
+        std::fs::write(&path, bytes).unwrap();
+        let settings = Settings::in_dir(dir.path().to_owned());
+        let (windows, published) = (WindowsPresence::None, Published::default());
+        let opened = Store::open(settings, "gw", "machine", windows, Clock::system(), published).unwrap();
+        let damage = opened.store.books().borrow().damage.clone();
+        let expected = if damaged < 5 { (damaged, [0; 3]) } else { (4, [10, 1, 0]) };
+        assert_eq!((damage.files.len(), damage.lost), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_damage_holds_up_no_commit_while_the_first_file_is_read_through() {
     let image = image(Close::Unclean).await;
