@@ -229,7 +229,7 @@ impl Look<'_> {
             Some(Found::Newer(found)) => return Err(Error::Newer { found, known: FORMAT }),
             Some(Found::Current | Found::Older(_)) => {}
             Some(Found::Mended) => {
-                let what = "the row with the format is damaged; the next start of the agent mends it";
+                let what = "the row with the format is damaged, and what it was is known all the same";
                 self.findings.add(Finding::new(Kind::Identity, what));
             }
             Some(Found::Spoiled) => {
