@@ -194,7 +194,7 @@ impl Before {
 
 /// Every number of `ranges` once, in order.
 pub(super) fn united(mut ranges: Vec<SeqRange>) -> Vec<SeqRange> {
-    ranges.sort_by_key(|range| range.first);
+    ranges.sort_by_cached_key(|range| range.first.0);
     ranges.dedup_by(|later, earlier| {
         let touches = later.first <= earlier.last.next();
         if touches {
