@@ -202,8 +202,18 @@ fn dead_letters(command: &DeadLetters) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// tokio panics if the system refuses it a thread, and then waits for ever for those that it got. So the program ends before that; what
+/// comes of a panic later is the rooms' affair.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?)
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {
+        let advice = "raise TasksMax= of the service, or `ulimit -u`";
+        drop(writeln!(std::io::stderr(), "holdfast: the system refuses it a thread; {advice}"));
+        std::process::exit(1);
+    }));
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    std::panic::set_hook(before);
+    Ok(built?)
 }
 
 /// A token that the first SIGTERM or SIGINT cancels; a second one ends the program at once.
