@@ -87,6 +87,8 @@ install_all() {
     for loader in /usr/lib/systemd/systemd-modules-load /lib/systemd/systemd-modules-load; do
         [ ! -x $loader ] || { $loader $MODULES >/dev/null 2>&1 || true; break; }
     done
+    # It may have read them before there was the group that they name, and reads them again only if they have changed.
+    touch $RULES
     udevadm control --reload >/dev/null 2>&1 || true
     udevadm trigger --subsystem-match=i2c-dev >/dev/null 2>&1 || true
     systemctl daemon-reload
