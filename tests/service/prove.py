@@ -19,6 +19,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import proof
+from proof import DEADLINE_S, check, figure, note, run, wait_for
+
 OLD, NEW = "/proof/old.deb", "/proof/new.deb"
 CONFIG = Path("/etc/holdfast/holdfast.toml")
 SECRETS = Path("/etc/holdfast/secrets")
@@ -29,83 +32,10 @@ LINE = Path("/run/proof/line")
 PASSWORD = "correct horse"
 # What systemd-analyze may say: of the unit as packaged, and without the drop-in that opens serial ports and I2C buses.
 MOST_EXPOSED, MOST_EXPOSED_WITHOUT_PORTS = 1.7, 1.5
-# Everything here is done within seconds; the machine may be busy with other things.
-DEADLINE_S = 90
 
-failures, figures = [], []
-
-
-def check(what, is_so, detail=""):
-    """One line of the result."""
-    if not is_so:
-        failures.append(what)
-    print(f"{'PASS' if is_so else 'FAIL'}  {what}" + (f": {detail}" if detail != "" else ""), flush=True)
-
-
-def note(text):
-    print("".join(f"      | {line}\n" for line in str(text).rstrip().splitlines()), end="", flush=True)
-
-
-def figure(name, value):
-    figures.append(f"{name}: {value}")
-
-
-def run(*command, **options):
-    """What a command says and its exit code; its errors are part of what it says."""
-    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-
-
-def must(*command, **options):
-    done = run(*command, **options)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {done.stdout}")
-    return done.stdout
-
-
-def wait_for(what, probe, within=DEADLINE_S):
-    """What `probe` returns once that is something."""
-    until = time.monotonic() + within
-    while True:
-        found = probe()
-        if found:
-            return found
-        if time.monotonic() > until:
-            raise TimeoutError(f"waited {within} s for {what}")
-        time.sleep(0.1)
-
-
-def show(name):
-    return must("systemctl", "show", "--value", "--property", name, "holdfast").strip()
-
-
-def main_pid():
-    return int(show("MainPID"))
-
-
-def is_active():
-    return show("ActiveState") == "active"
-
-
-def wait_active():
-    wait_for("the service to be active", is_active)
-
-
-def seconds(of):
-    """A time stamp of systemd's, on the clock of time.monotonic()."""
-    return int(show(of)) / 1e6
-
-
-def cursor():
-    return re.search(r"cursor: (.*)", must("journalctl", "--lines=0", "--show-cursor")).group(1)
-
-
-def log_since(start):
-    """What the journal has of the service since then, systemd's own words among them."""
-    return must("journalctl", "--unit=holdfast", "--output=cat", f"--after-cursor={start}")
-
-
-def wait_log(start, text, within=DEADLINE_S):
-    wait_for(f"{text!r} in the log", lambda: text in log_since(start), within)
+host = proof.Host(proof.run)
+must, show, main_pid, is_active, wait_active = host.must, host.show, host.main_pid, host.is_active, host.wait_active
+seconds, cursor, log_since, wait_log = host.seconds, host.cursor, host.log_since, host.wait_log
 
 
 def get(path):
@@ -135,15 +65,11 @@ def memory(pid=None):
 
 
 def records(stream, agent="gw-proof"):
-    """What the receiver has of a stream. Its last line may be half written yet."""
-    path = RECEIVED / agent / f"{stream}.ndjson"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return proof.records(RECEIVED, agent, stream)
 
 
 def numbers(device, agent="gw-proof"):
-    return [record["fields"]["n"] for record in records("readings", agent) if record["device"] == device]
+    return proof.numbers_of(device, records("readings", agent))
 
 
 class Sensor(threading.Thread):
@@ -184,41 +110,16 @@ class Sensor(threading.Thread):
 
 def check_arrived(what, device, sent, agent="gw-proof"):
     """Each number from 1 to `sent` once, and the books balance."""
-    try:
-        wait_for("the readings", lambda: set(numbers(device, agent)) == set(range(1, sent + 1)))
-    except TimeoutError:
-        pass
-    got = numbers(device, agent)
-    check(f"{what}: {sent} readings, each exactly once", sorted(got) == list(range(1, sent + 1)), f"{len(got)} came, {len(set(got))} different")
+    proof.check_each_once(what, lambda: numbers(device, agent), set(range(1, sent + 1)))
     check_balanced(what)
 
 
 def check_windows(what, device, sent):
-    """The last revisions count each reading once, and no revision came twice."""
-
-    def results():
-        return [record for record in records("windows") if record["device"] == device]
-
-    def counted():
-        return sum({record["start"]: record["aggregates"]["count"] for record in results()}.values())
-
-    try:
-        wait_for("the windows", lambda: counted() == sent)
-    except TimeoutError:
-        pass
-    check(f"{what}: the windows count each reading once", counted() == sent, f"{counted()} of {sent}")
-    revisions = [(record["start"], record["revision"]) for record in results()]
-    check(f"{what}: no window came twice", len(revisions) == len(set(revisions)), f"{len(revisions)} results")
+    proof.check_windows(what, lambda: [record for record in records("windows") if record["device"] == device], sent)
 
 
 def check_balanced(what):
-    now = status()
-    sums = [
-        now["streams"][stream]["appended"] == sum(ledger[part] for part in ("delivered", "pending", "dead_lettered", "shed"))
-        for sink in now["sinks"].values()
-        for stream, ledger in sink["streams"].items()
-    ]
-    check(f"{what}: balanced", now["balanced"] is True and all(sums))
+    proof.check_balanced(what, status())
 
 
 def configure(*, agent="gw-proof", sources="", header='{ file = "cloud-token" }', extra=""):
@@ -653,35 +554,16 @@ def remove():
 PARTS = [way_through, kills, serial, reload, full_disk, hang, upgrade, newer_store, sandbox, remove]
 
 
-def attempt(part):
-    began = time.monotonic()
-    print(f"\n=== {part.__name__.replace('_', ' ')}", flush=True)
-    try:
-        part()
-    except Exception as error:
-        check(f"{part.__name__.replace('_', ' ')}: to its end", False, f"{type(error).__name__}: {error}")
-        note(run("systemctl", "status", "holdfast").stdout)
-        return False
-    finally:
-        print(f"      {time.monotonic() - began:.0f} s", flush=True)
-    return True
-
-
 def main(wanted):
     if Path("/run/systemd/container").read_text().strip() != "systemd-nspawn" or not Path("/proof").is_dir():
         sys.exit("prove.py: only in the container of scripts/prove-service")
     version = must("dpkg-deb", "--field", OLD, "Version").strip()
     print(f"holdfast {version} on {Path('/etc/debian_version').read_text().strip()}, {must('systemctl', '--version').splitlines()[0]}")
-    if attempt(install) and attempt(prepare):
+    if proof.attempt(install, host) and proof.attempt(prepare, host):
         for part in PARTS:
-            if not wanted or part.__name__.startswith(tuple(wanted)):
-                attempt(part)
-    print("\n=== figures")
-    for line in figures:
-        print(f"      {line}")
-    print("SKIP  MemoryHigh=, MemoryMax=, CPUQuota=, TasksMax=: there are no controllers to enforce them in this container")
-    print(f"\n{'FAILED: ' + '; '.join(failures) if failures else 'all passed'}", flush=True)
-    sys.exit(1 if failures else 0)
+            if proof.is_wanted(part, wanted):
+                proof.attempt(part, host)
+    sys.exit(proof.sum_up("MemoryHigh=, MemoryMax=, CPUQuota=, TasksMax=: scripts/prove-machine; no container has the controllers to enforce them"))
 
 
 if __name__ == "__main__":
