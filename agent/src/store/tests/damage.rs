@@ -47,6 +47,26 @@ fn sinks() -> Vec<SinkSpec> {
         .to_vec()
 }
 
+/// Loses the first page of a store that is closed, so that it cannot be opened.
+fn lose_head(dir: &TempDir) {
+    let path = dir.path().join(file::FILE_NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..4_096].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// Both sinks take whatever there is, until no damaged file is left.
+async fn take_all_until_saved(running: &Running) {
+    while !running.books().damage.files.is_empty() {
+        let books = running.books();
+        for name in ["cloud", "other"] {
+            let next = books.stream(Stream::Readings).next;
+            running.store.advance(name, books.epoch, Stream::Readings, next).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
 async fn image(close: Close) -> Image {
     let dir = TempDir::new().unwrap();
     let running = Running::open(&dir, |settings| settings.commit_interval = Duration::from_millis(1));
@@ -584,10 +604,7 @@ async fn what_comes_now_is_not_shed_for_what_is_saved_where_readings_have_a_limi
     }
     assert!(running.books().held_bytes() > 2 * LIMIT, "{}", running.books().held_bytes());
     running.crash().await;
-    let path = dir.path().join(file::FILE_NAME);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[..4_096].fill(0);
-    std::fs::write(&path, bytes).unwrap();
+    lose_head(&dir);
     let limit = |settings: &mut Settings| {
         settings.streams[Stream::Readings.index()].max_size_bytes = Some(LIMIT);
     };
@@ -601,14 +618,7 @@ async fn what_comes_now_is_not_shed_for_what_is_saved_where_readings_have_a_limi
     assert_eq!(shed, 0, "given up for older ones: {:?}", books.stream(Stream::Readings));
     assert!(books.damage.saved[0] > 0 && !books.damage.files.is_empty(), "{:?}", books.damage);
     // They take it: the rest is saved.
-    while !running.books().damage.files.is_empty() {
-        let books = running.books();
-        for name in ["cloud", "other"] {
-            let next = books.stream(Stream::Readings).next;
-            running.store.advance(name, books.epoch, Stream::Readings, next).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-    }
+    take_all_until_saved(&running).await;
     let books = running.books();
     assert_eq!((books.damage.saved[0], books.sinks["cloud"].streams[&Stream::Readings].shed), (200_000, 0));
 }

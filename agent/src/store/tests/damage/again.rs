@@ -30,10 +30,7 @@ async fn what_a_sink_had_after_all_makes_no_loss_smaller_after_a_restart() {
     }
     let epoch = running.books().epoch;
     running.crash().await;
-    let path = dir.path().join(file::FILE_NAME);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[..4_096].fill(0);
-    std::fs::write(&path, bytes).unwrap();
+    lose_head(&dir);
     let limit = |settings: &mut Settings| {
         settings.streams[Stream::Readings.index()].max_size_bytes = Some(LIMIT);
     };
@@ -56,14 +53,7 @@ async fn what_a_sink_had_after_all_makes_no_loss_smaller_after_a_restart() {
     assert!(wiped > 10_000);
     let running = Running::open(&dir, limit);
     running.store.configure_sinks(sinks()).await.unwrap();
-    while !running.books().damage.files.is_empty() {
-        let books = running.books();
-        for name in ["cloud", "other"] {
-            let next = books.stream(Stream::Readings).next;
-            running.store.advance(name, books.epoch, Stream::Readings, next).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-    }
+    take_all_until_saved(&running).await;
     let damage = &running.books().damage;
     assert_eq!((damage.lost, damage.saved[0]), ([wiped, 0, 0], 100_000 - wiped));
 }
@@ -77,12 +67,9 @@ async fn what_a_file_held_that_is_given_up_is_counted_as_lost() {
     running.store.advance("cloud", running.books().epoch, Stream::Readings, Seq(5)).await.unwrap();
     running.store.update_windows(windows(1)).await.unwrap();
     running.crash().await;
-    let path = dir.path().join(file::FILE_NAME);
     // More often than damaged files wait: nobody ever comes to read them.
     for damaged in 1..=5 {
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[..4_096].fill(0);
-        std::fs::write(&path, bytes).unwrap();
+        lose_head(&dir);
         let settings = Settings::in_dir(dir.path().to_owned());
         let (windows, published) = (WindowsPresence::None, Published::default());
         let opened = Store::open(settings, "gw", "machine", windows, Clock::system(), published).unwrap();
@@ -96,7 +83,6 @@ async fn what_a_file_held_that_is_given_up_is_counted_as_lost() {
 async fn a_second_damage_holds_up_no_commit_while_the_first_file_is_read_through() {
     let image = image(Close::Unclean).await;
     let (dir, _) = without_head(&image);
-    let path = dir.path().join(file::FILE_NAME);
     let settings = Settings::in_dir(dir.path().to_owned());
     let open = || {
         let (windows, published) = (WindowsPresence::None, Published::default());
@@ -105,9 +91,7 @@ async fn a_second_damage_holds_up_no_commit_while_the_first_file_is_read_through
     let Opened { store, writer, .. } = open();
     let first = store.books().borrow().damage.files[0].name.clone();
     drop((store, writer));
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[..4_096].fill(0);
-    std::fs::write(&path, bytes).unwrap();
+    lose_head(&dir);
     // Whoever opens it waits for somebody who writes.
     let first = dir.path().join(first);
     std::fs::remove_file(&first).unwrap();
