@@ -147,8 +147,9 @@ impl Bridge {
             self.repeated = counts.repeated;
             inlet.push_repeated(repeated);
         }
-        if counts.refused > self.refused && self.log.allows(self.clock.monotonic()) {
-            self.refused = counts.refused;
+        // Each is counted once, whether it is logged or left out.
+        let refused_before = std::mem::replace(&mut self.refused, counts.refused);
+        if counts.refused > refused_before && self.log.allows(self.clock.monotonic()) {
             warn!(source = %self.source, "more nodes come to this line than can be told apart ({MAX_NODES}); others wait until what those sent is stored");
         }
         if let Some(left_out) = self.log.take_suppressed_when_due(self.clock.monotonic()) {
